@@ -13,8 +13,8 @@ use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -258,19 +258,22 @@ fn a_token_that_changes_ends_the_sessions_and_streams_of_the_old_one() {
     assert_eq!(get(address, "/status", &[&cookie(&log_in(address, NEW))]).status, 200);
 }
 
+/// The code of the program does not come back, or after longer than the test waits.
 #[test]
-fn a_token_changes_and_a_verb_runs_while_a_usage_hangs_the_thread_of_the_admin() {
+fn usages_and_renderers_that_hang_hold_up_nothing_else() {
     const NEW: &str = "another-token-that-nobody-guesses";
     let setup = Setup::new();
-    // The usage is told once the gate is free, or after longer than the test waits. The threads that asked meanwhile
-    // are noted.
-    let (gate, asked) = <(Arc<parking_lot::Mutex<()>>, Arc<parking_lot::Mutex<BTreeSet<String>>>)>::default();
-    let (free, noted) = (Arc::clone(&gate), Arc::clone(&asked));
-    let usage = move || {
-        if free.is_locked() {
-            noted.lock().extend(thread::current().name().map(str::to_owned));
-        }
+    let gate = Arc::<parking_lot::Mutex<()>>::default();
+    let waiting = Arc::<AtomicUsize>::default();
+    let (free, waits) = (Arc::clone(&gate), Arc::clone(&waiting));
+    let hang = move || {
+        waits.fetch_add(1, Ordering::SeqCst);
         drop(free.try_lock_for(2 * SOON));
+        waits.fetch_sub(1, Ordering::SeqCst);
+    };
+    let usage = hang.clone();
+    let usage = move || {
+        usage();
         Usage::default()
     };
     setup.pool.register("stuck", Telling::new(usage)).unwrap();
@@ -278,25 +281,46 @@ fn a_token_changes_and_a_verb_runs_while_a_usage_hangs_the_thread_of_the_admin()
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let (file, next) = (folder.join("stuck-token"), folder.join("stuck-token.next"));
     fs::write(&file, TOKEN).unwrap();
-    let mut router = setup.admin().limits(any_number_of_requests()).token_file(file.clone()).router().unwrap();
-    // The admin's thread asks for the status while there is a stream.
-    let ask = Request::get("http://127.0.0.1/events").header("authorization", format!("Bearer {TOKEN}"));
-    let stream = tower_service::Service::call(&mut router, ask.body(Body::empty()).unwrap());
-    let stream = setup.runtime.block_on(stream).unwrap();
-    assert_eq!(stream.status(), 200);
+    let mut limits = any_number_of_requests();
+    limits.patience = Duration::from_millis(500);
+    let renderer = move || {
+        hang();
+        "up 1\n".to_owned()
+    };
+    let admin = setup.admin().limits(limits).metrics(renderer).token_file(file.clone());
+    let address = admin.listen("127.0.0.1:0").unwrap();
+    let ask = |path: &str| get(address, path, &[BEARER]);
+    // The admin asks for the usage each second while there is a stream.
+    let mut stream = Messages::open(address, &[BEARER]);
+    stream.hear(|name, _| (name == "snapshot").then_some(()));
     let held = gate.lock();
-    until(SOON, || asked.lock().contains("resource-pool-admin"));
+    until(SOON, || waiting.load(Ordering::SeqCst) > 0);
 
-    assert_eq!(setup.call(&router, "POST /reconnect/redis", &[BEARER]).0, 200);
-    let this = thread::current().name().unwrap().to_owned();
-    assert!(!asked.lock().contains(&this), "a verb asks for no usage");
+    for (path, doing) in [
+        ("/status", "the usage of a resource"),
+        ("/pool-status", "the usage of a resource"),
+        ("/metrics", "the renderer"),
+    ] {
+        let answer = ask(path);
+        assert_eq!(answer.status, 503, "{path}: {}", answer.body);
+        assert!(answer.body.contains(&format!("{doing} takes longer than 500ms")), "{path}: {}", answer.body);
+        assert!(answer.body.contains("let the program's code not block its thread"), "{path}: {}", answer.body);
+    }
+    assert_eq!(waiting.load(Ordering::SeqCst), 2, "each is asked once at a time");
+    assert_eq!([ask("/holders").status, ask("/events?last=1").status, get(address, "/livez", &[]).status], [200; 3]);
+    let reconnect = request(address, "POST /reconnect/redis", &[BEARER], "").unwrap();
+    assert_eq!(reconnect.status, 200, "{}", reconnect.body);
+    stream.hear(|name, data| (name == "event" && data["resource"] == "redis").then_some(()));
+    drop(held);
+    until(SOON, || ask("/status").status == 200);
+    assert_eq!(ask("/metrics").body, "up 1\n");
+
+    let held = gate.lock();
     fs::write(&next, NEW).unwrap();
     fs::rename(&next, &file).unwrap();
-    until(SOON, || setup.call(&router, "GET /events?last=1", &[BEARER]).0 == 401);
-    let new = format!("authorization: Bearer {NEW}");
-    assert_eq!(setup.call(&router, "GET /events?last=1", &[&new]).0, 200);
+    until(SOON, || ask("/events?last=1").status == 401);
+    assert_eq!(get(address, "/events?last=1", &[&format!("authorization: Bearer {NEW}")]).status, 200);
     drop(held);
-    drop(stream);
 }
 
 #[test]

@@ -51,15 +51,7 @@ impl IntoResponse for Denial {
 
 /// A value as JSON.
 pub(super) fn json(value: &impl Serialize) -> Response {
-    match text(value) {
-        Some(text) => json_text(text),
-        None => {
-            let mut response =
-                json_text(r#"{"error":"this cannot be shown","remedy":"see the program's log"}"#.to_owned());
-            *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-            response
-        }
-    }
+    text(value).map_or_else(Denial::into_response, json_text)
 }
 
 /// A text that is JSON already.
@@ -69,18 +61,26 @@ pub(super) fn json_text(text: String) -> Response {
     response
 }
 
-/// A value as the text of JSON. `None` if it cannot be shown, since the code of a user's error panics.
+/// A value as the text of JSON.
+///
+/// # Errors
+/// It cannot be shown, since the code of a user's error panics.
 ///
 /// Backtraces are left out, because their length has no limit. The log has those of leaks.
-pub(super) fn text(value: &impl Serialize) -> Option<String> {
+pub(super) fn text(value: &impl Serialize) -> Result<String, Denial> {
+    let not_shown = || Denial::new(StatusCode::INTERNAL_SERVER_ERROR, "this cannot be shown", "see the program's log");
+    let failed = |error| {
+        tracing::debug!(%error, "a value of the admin cannot be shown");
+        not_shown()
+    };
     let shown = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| serde_json::to_string(value)));
-    let text = shown.ok()?.inspect_err(|error| tracing::debug!(%error, "a value of the admin cannot be shown")).ok()?;
+    let text = shown.map_err(|_panicked| not_shown())?.map_err(failed)?;
     if !text.contains(r#""backtrace":""#) {
-        return Some(text);
+        return Ok(text);
     }
-    let mut value = serde_json::from_str(&text).ok()?;
+    let mut value = serde_json::from_str(&text).map_err(failed)?;
     leave_backtraces_out(&mut value);
-    Some(value.to_string())
+    Ok(value.to_string())
 }
 
 /// Leaves out the backtraces of holders, which errors and reports have in their depth.

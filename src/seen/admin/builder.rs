@@ -13,6 +13,7 @@ use crate::Events;
 use crate::ResourcePool;
 use crate::base::environment::Environment;
 use crate::base::secret::{Secret, SecretFile};
+use crate::seen::admin::aside::Aside;
 use crate::seen::admin::guard::{Guard, GuardRules};
 use crate::seen::admin::hub::Hub;
 use crate::seen::admin::limits::AdminLimits;
@@ -211,10 +212,11 @@ impl Admin {
     /// The parts of an admin that nothing refuses any more, so that a refused one leaves nothing in the pool.
     fn open(self, token: Option<Token>) -> (Routes, AdminThread) {
         let (events, alive) = (self.pool.events(), CancellationToken::new());
-        let hub = Hub::new(&self.pool, self.limits.streams);
+        let hub = Hub::new(&self.pool, &self.limits);
+        let rendering = Aside::new("the renderer", self.limits.patience);
         let guard = Guard::new(token, self.rules, self.limits);
         let thread = AdminThread { hub: Arc::clone(&hub), guard: Arc::clone(&guard), events, alive: alive.clone() };
-        (Routes { hub, guard, renderer: self.renderer, _alive: alive.drop_guard() }, thread)
+        (Routes { hub, guard, renderer: self.renderer, rendering, _alive: alive.drop_guard() }, thread)
     }
 }
 

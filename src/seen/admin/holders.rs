@@ -16,7 +16,7 @@ pub(super) fn first(mut holders: Vec<Holder>, most: usize) -> Vec<Holder> {
 /// The answer of `/holders`.
 pub(super) fn list(holders: Vec<Holder>) -> String {
     let mut list = "[".to_owned();
-    for holder in first(holders, HOLDERS).iter().filter_map(answer::text) {
+    for holder in first(holders, HOLDERS).iter().filter_map(|holder| answer::text(holder).ok()) {
         if list.len() + holder.len() > HOLDERS_BYTES {
             break;
         }

@@ -19,18 +19,22 @@ use tokio_util::sync::CancellationToken;
 use crate::Events;
 use crate::HealthReport;
 use crate::Holder;
+use crate::PoolStatus;
 use crate::ResourcePool;
 use crate::What;
 use crate::base::sync::until;
-use crate::seen::admin::answer;
+use crate::seen::admin::answer::{self, Denial};
+use crate::seen::admin::aside::Aside;
 use crate::seen::admin::holders;
-use crate::seen::admin::limits::{FRAMES, LAST_WORDS, SOON, STREAMED_HOLDERS, TICK, UNWATCHED};
+use crate::seen::admin::limits::{AdminLimits, FRAMES, LAST_WORDS, SOON, STREAMED_HOLDERS, TICK, UNWATCHED};
 use crate::seen::admin::recent::{Recent, Told, message};
 use crate::seen::admin::views::{StatusView, TickView};
 
 /// The knowledge that an admin has of its pool, and those who listen.
 pub(super) struct Hub {
     pub(super) pool: ResourcePool,
+    /// The status asks each resource for its usage, which is a user's code.
+    usage: Aside,
     recent: Mutex<Recent>,
     health: Mutex<Option<Arc<HealthReport>>>,
     messages: broadcast::Sender<Told>,
@@ -48,13 +52,14 @@ pub(super) struct Hub {
 }
 
 impl Hub {
-    pub(super) fn new(pool: &ResourcePool, most_streams: usize) -> Arc<Self> {
+    pub(super) fn new(pool: &ResourcePool, limits: &AdminLimits) -> Arc<Self> {
         Arc::new(Hub {
             pool: pool.clone(),
+            usage: Aside::new("the usage of a resource", limits.patience),
             recent: Mutex::new(Recent::new(Instant::now())),
             health: Mutex::default(),
             messages: broadcast::channel(FRAMES).0,
-            most_streams,
+            most_streams: limits.streams,
             streams: AtomicUsize::new(0),
             streams_changed: Notify::new(),
             changed: Notify::new(),
@@ -134,7 +139,7 @@ impl Hub {
                 () = self.changed.notified() => tokio::time::sleep(SOON).await,
             }
             if self.streams() > 0
-                && let Some(json) = self.status()
+                && let Ok(json) = self.tick().await
             {
                 let _ = self.messages.send(Told { bytes: message("status", None, &json), is_last: false });
             }
@@ -157,8 +162,21 @@ impl Hub {
         }
     }
 
-    fn status(&self) -> Option<String> {
-        let (status, holders) = (self.pool.status(), self.holders());
+    /// The status of the pool.
+    ///
+    /// # Errors
+    /// A resource does not tell its usage in time.
+    pub(super) async fn pool_status(&self) -> Result<PoolStatus, Denial> {
+        let pool = self.pool.clone();
+        self.usage.call(move || pool.status()).await
+    }
+
+    /// The message of each second, for all streams.
+    ///
+    /// # Errors
+    /// The status cannot be had.
+    async fn tick(&self) -> Result<String, Denial> {
+        let (status, holders) = (self.pool_status().await?, self.holders());
         let health = self.health.lock().clone();
         let (latency, clock_ms, left_out) = {
             let mut recent = self.recent.lock();
@@ -173,14 +191,17 @@ impl Hub {
         holders::first(self.pool.holders(), STREAMED_HOLDERS)
     }
 
-    /// The first message of a stream, and those that follow it. `None` if the status cannot be shown.
-    pub(super) async fn snapshot(&self) -> Option<(Told, broadcast::Receiver<Told>)> {
+    /// The first message of a stream, and those that follow it.
+    ///
+    /// # Errors
+    /// The status cannot be had.
+    pub(super) async fn snapshot(&self) -> Result<(Told, broadcast::Receiver<Told>), Denial> {
         let known = self.health.lock().clone();
         let health = match known {
             Some(health) => health,
             None => Arc::new(self.pool.health_check().await),
         };
-        let (status, holders) = (self.pool.status(), self.holders());
+        let (status, holders) = (self.pool_status().await?, self.holders());
         let status = answer::text(&StatusView::new(self.pool.is_closing(), &status, Some(&health)))?;
         let holders = answer::text(&holders)?;
         let (messages, events, latency, clock, (close, is_last)) = {
@@ -198,7 +219,7 @@ impl Hub {
         );
         let mut bytes = message("snapshot", None, &json).to_vec();
         close.iter().for_each(|told| bytes.extend_from_slice(told));
-        Some((Told { bytes: Bytes::from(bytes), is_last }, messages))
+        Ok((Told { bytes: Bytes::from(bytes), is_last }, messages))
     }
 
     /// The last events as a list of JSON, at most so many.

@@ -26,13 +26,14 @@
 //! loopback, where everybody may ask for everything. `docs/admin.md` in the repository has the security model.
 //!
 //! Threads: an admin has a thread of its own with a runtime of its own. So the requests of strangers delay neither the
-//! pool's runtime nor its prober, and the admin goes on while the pool closes. A token in a file is read again on the
-//! crate's background runtime, because a user's code that hangs the admin's thread must not keep an old token valid.
+//! pool's runtime nor its prober, and the admin goes on while the pool closes. `aside` calls the program's code, each
+//! `usage` and the renderer, on another thread. A token in a file is read again on the crate's background runtime.
 //! Locks: `rates`, `sessions` and `token` have one each, `hub` has three, and each place in `clients` has one. They are
 //! held for a moment and across no await. The channel's own lock may be taken under `recent` of the hub; no other is
 //! taken under another.
 
 mod answer;
+mod aside;
 mod bucket;
 mod builder;
 mod clients;

@@ -127,14 +127,14 @@ impl Recent {
             }
             What::Closing { reason } if event.resource.is_none() => {
                 self.begin_close();
-                answer::text(reason).map(|json| message("closing", None, &json))
+                answer::text(reason).ok().map(|json| message("closing", None, &json))
             }
             What::StepEnded { step } if !self.close.is_empty() => {
-                answer::text(step).map(|json| message("step", None, &json))
+                answer::text(step).ok().map(|json| message("step", None, &json))
             }
             What::Closed { report } => {
                 self.is_closed = true;
-                answer::text(&**report).map(|json| message("closed", None, &json))
+                answer::text(&**report).ok().map(|json| message("closed", None, &json))
             }
             _ => None,
         };
@@ -242,7 +242,7 @@ impl LatencySeries {
 
 /// An event as JSON. Shows and drops it, both of which may run a user's code.
 fn shown(event: Event) -> Option<String> {
-    let text = catch_unwind(AssertUnwindSafe(move || answer::text(&event))).ok().flatten()?;
+    let text = catch_unwind(AssertUnwindSafe(move || answer::text(&event))).ok()?.ok()?;
     if text.len() <= EVENT_BYTES {
         return Some(text);
     }

@@ -1,7 +1,6 @@
 //! The paths of an admin, and what each answers.
 
 use std::future;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -18,6 +17,7 @@ use url::form_urlencoded;
 
 use crate::Error;
 use crate::seen::admin::answer::{Denial, json, json_text};
+use crate::seen::admin::aside::Aside;
 use crate::seen::admin::guard::{self, Admitted, Guard};
 use crate::seen::admin::holders;
 use crate::seen::admin::hub::Hub;
@@ -36,6 +36,7 @@ pub(super) struct Routes {
     pub(super) hub: Arc<Hub>,
     pub(super) guard: Arc<Guard>,
     pub(super) renderer: Option<Renderer>,
+    pub(super) rendering: Aside,
     /// The admin's thread ends once the last clone of the router has dropped.
     pub(super) _alive: DropGuard,
 }
@@ -81,18 +82,19 @@ async fn wrong_method() -> Denial {
     Denial::new(StatusCode::METHOD_NOT_ALLOWED, "this path has another method", remedy)
 }
 
-async fn status(State(routes): State<Arc<Routes>>) -> Response {
+async fn status(State(routes): State<Arc<Routes>>) -> Result<Response, Denial> {
     let pool = &routes.hub.pool;
     let health = pool.health_check().await;
-    json(&StatusView::new(pool.is_closing(), &pool.status(), Some(&health)))
+    let status = routes.hub.pool_status().await?;
+    Ok(json(&StatusView::new(pool.is_closing(), &status, Some(&health))))
 }
 
 async fn holders(State(routes): State<Arc<Routes>>) -> Response {
     json_text(holders::list(routes.hub.pool.holders()))
 }
 
-async fn pool_status(State(routes): State<Arc<Routes>>) -> Response {
-    json(&pools(&routes.hub.pool.status()))
+async fn pool_status(State(routes): State<Arc<Routes>>) -> Result<Response, Denial> {
+    Ok(json(&pools(&routes.hub.pool_status().await?)))
 }
 
 /// A stream, or the last events as a list.
@@ -106,11 +108,7 @@ async fn events(
         let bad = |_| Denial::new(StatusCode::BAD_REQUEST, "`last` is no number", "ask for /events?last=20");
         return Ok(json_text(routes.hub.events(last.parse().map_err(bad)?)));
     }
-    let full = || {
-        let remedy = "close a status page that nobody looks at, or raise `AdminLimits::streams`";
-        Denial::new(StatusCode::SERVICE_UNAVAILABLE, "too many streams are open", remedy)
-    };
-    let stream = EventStream::open(&routes.hub, admitted).await.ok_or_else(full)?;
+    let stream = EventStream::open(&routes.hub, admitted).await?;
     let mut response = Response::new(Body::new(stream));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     Ok(response)
@@ -121,9 +119,8 @@ async fn metrics(State(routes): State<Arc<Routes>>) -> Result<Response, Denial> 
         let remedy = "give the admin a renderer by `Admin::metrics`";
         return Err(Denial::new(StatusCode::NOT_FOUND, "this program renders no metrics", remedy));
     };
-    let rendered = catch_unwind(AssertUnwindSafe(|| renderer()));
-    let failed = |_| Denial::new(StatusCode::INTERNAL_SERVER_ERROR, "the renderer panicked", "see the program's log");
-    let mut response = Response::new(Body::from(rendered.map_err(failed)?));
+    let render = Arc::clone(renderer);
+    let mut response = Response::new(Body::from(routes.rendering.call(move || render()).await?));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
     Ok(response)
 }

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use axum::body::Bytes;
+use axum::http::StatusCode;
 use http_body::{Body, Frame};
 use tokio::sync::broadcast::{self, error::RecvError};
 
 use crate::base::future::BoxFuture;
+use crate::seen::admin::answer::Denial;
 use crate::seen::admin::guard::Admitted;
 use crate::seen::admin::hub::{Hub, Seat};
 use crate::seen::admin::limits::SILENCE;
@@ -31,15 +33,22 @@ struct Feed {
 }
 
 impl EventStream {
-    /// A stream of this hub. `None` if all seats are taken, or the status cannot be shown.
-    pub(super) async fn open(hub: &Arc<Hub>, admitted: Admitted) -> Option<Self> {
-        let seat = hub.seat()?;
+    /// A stream of this hub.
+    ///
+    /// # Errors
+    /// All seats are taken, or the status cannot be had.
+    pub(super) async fn open(hub: &Arc<Hub>, admitted: Admitted) -> Result<Self, Denial> {
+        let full = || {
+            let remedy = "close a status page that nobody looks at, or raise `AdminLimits::streams`";
+            Denial::new(StatusCode::SERVICE_UNAVAILABLE, "too many streams are open", remedy)
+        };
+        let seat = hub.seat().ok_or_else(full)?;
         let (mut first, messages) = hub.snapshot().await?;
         // Scripts cannot see the cookie, and a page needs to know whether there is something to log out of.
         let session = message("session", None, &format!(r#"{{"open":{}}}"#, admitted.session.is_some()));
         first.bytes = [session, first.bytes].concat().into();
         let feed = Feed { seat, admitted, first: Some(first), messages, is_over: false };
-        Some(EventStream { next: Some(Box::pin(feed.next())) })
+        Ok(EventStream { next: Some(Box::pin(feed.next())) })
     }
 }
 
@@ -61,7 +70,7 @@ impl Feed {
                     Ok(Ok(told)) => told,
                     Ok(Err(RecvError::Lagged(_))) => {
                         // The reader was slow, and now gets everything as it is.
-                        let (told, messages) = self.seat.hub().snapshot().await?;
+                        let (told, messages) = self.seat.hub().snapshot().await.ok()?;
                         self.messages = messages;
                         told
                     }
