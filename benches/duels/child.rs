@@ -4,13 +4,13 @@ use std::env;
 use std::process::{Command, Stdio};
 
 use crate::drivers::Urls;
-use crate::{adopt, footprint, frame, lifecycle};
+use crate::{adopt, footprint, frame, lifecycle, many};
 
 const ROLE: &str = "RESOURCE_POOL_BENCH_ROLE";
 
 type Role = (&'static str, fn(Urls) -> Vec<f64>);
 
-const ROLES: [Role; 17] = [
+const ROLES: [Role; 18] = [
     ("tasks under the attribute", adopt::attribute),
     ("tasks elsewhere", adopt::elsewhere),
     ("tasks of the driver", adopt::driver),
@@ -19,6 +19,7 @@ const ROLES: [Role; 17] = [
     ("cold drivers", lifecycle::cold_drivers),
     ("idle pool", footprint::idle_pool),
     ("idle drivers", footprint::idle_drivers),
+    ("many resources", many::pool),
     ("idle frames of the driver", frame::connections::<{ frame::DRIVER }, false>),
     ("idle frames of 0", frame::connections::<0, false>),
     ("frames of the driver", frame::connections::<{ frame::DRIVER }, true>),

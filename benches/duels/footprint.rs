@@ -16,7 +16,7 @@ use crate::duel::{Duel, Unit};
 use crate::session::Session;
 
 /// The wait until an idle pool has everything open. The probes' connections come half a second after the others.
-const SETTLED: Duration = Duration::from_secs(2);
+pub(crate) const SETTLED: Duration = Duration::from_secs(2);
 
 /// The figures of a program without a runtime of its own, where the global pool has its four backends ready.
 pub(crate) fn idle_pool(_: Urls) -> Vec<f64> {
@@ -25,7 +25,7 @@ pub(crate) fn idle_pool(_: Urls) -> Vec<f64> {
         ready.unwrap_or_else(|error| panic!("{name}: {error}"));
     }
     thread::sleep(SETTLED);
-    let figures = figures();
+    let figures = figures().to_vec();
     assert!(pool.close_all().expect("a report").all_closed());
     figures
 }
@@ -42,14 +42,14 @@ pub(crate) fn idle_drivers(urls: Urls) -> Vec<f64> {
         )
     });
     thread::sleep(SETTLED);
-    let figures = figures();
+    let figures = figures().to_vec();
     drop(connected);
     figures
 }
 
 /// The figures of this process now: its own memory in MiB, the pages of the program's file in MiB, threads, and file
 /// descriptors.
-fn figures() -> Vec<f64> {
+pub(crate) fn figures() -> [f64; 4] {
     let status = fs::read_to_string("/proc/self/status").expect("Linux");
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a field");
@@ -57,7 +57,7 @@ fn figures() -> Vec<f64> {
     };
     // The reading itself takes one descriptor.
     let descriptors = fs::read_dir("/proc/self/fd").expect("Linux").count() - 1;
-    vec![field("RssAnon:") / 1024.0, field("RssFile:") / 1024.0, field("Threads:"), descriptors as f64]
+    [field("RssAnon:") / 1024.0, field("RssFile:") / 1024.0, field("Threads:"), descriptors as f64]
 }
 
 pub(crate) fn run(session: &Session) {

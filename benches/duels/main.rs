@@ -14,6 +14,7 @@ mod frame;
 mod jobs;
 mod lease;
 mod lifecycle;
+mod many;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod operations;
@@ -43,6 +44,7 @@ const PARTS: &[Part] = &[
     #[cfg(feature = "metrics")]
     ("metrics", "With metrics and without", metrics::run),
     ("footprint", "Idle", footprint::run),
+    ("many", "Up to 1,000 resources in one pool", many::run),
 ];
 
 fn main() {
