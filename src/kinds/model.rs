@@ -96,7 +96,7 @@ pub struct Model<T: Send + Sync + 'static> {
 }
 
 impl<T: Send + Sync + 'static> Model<T> {
-    /// The guard of the object that this lease is of. `None` if it is closed.
+    /// The guard of the object that this lease is of. `None` if that was closed meanwhile, as by a reconnect.
     pub(crate) fn of(lease: Lease<Loaded<T>>) -> Option<Self> {
         ForkGuarded::check(&lease.0).ok()?;
         let (object, guards) = (lease.0.object.lock().clone()?, Arc::clone(&lease.0.guards));
@@ -139,7 +139,7 @@ impl<T: Send + Sync + 'static> Resource for ModelLoader<T> {
     async fn connect(&self, link: &Link) -> Result<Loaded<T>, Failure> {
         let load = Arc::clone(&self.load);
         // The attempt's own limit does not count, because loading has one.
-        let loaded = within(self.limit, link.apart("loading", move || load())).await;
+        let loaded = within(self.limit, link.going_on("loading", apart(move || load()))).await;
         let Ok(loaded) = loaded else {
             return Err(Failure::permanent(format!("it was not loaded within {:?}", self.limit)));
         };

@@ -78,6 +78,10 @@ pub(crate) trait AnySlot: Any + Send + Sync {
     fn finish_close(&self) -> Result<(), String>;
     /// Whether no disconnect of a lost or late handle is in flight.
     fn has_disconnected(&self) -> bool;
+    /// Counts as such a disconnect until the answer drops.
+    fn delay_closing(self: Arc<Self>) -> Box<dyn Send>;
+    /// Whether it or its pool is being closed, or the pool's readiness is lowered.
+    fn is_closing(&self) -> bool;
     /// Stays closed from now on. Returns `false` if it is connected, or about to be.
     fn retire(&self) -> bool;
     /// Returns to `Idle`, if closed.

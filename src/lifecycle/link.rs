@@ -12,7 +12,7 @@ use crate::base::process::Process;
 use crate::base::repeat::Repeat;
 #[cfg(feature = "checkouts")]
 use crate::base::retry::Retry;
-use crate::base::runtime::{apart, within};
+use crate::base::runtime::within;
 use crate::lifecycle::activity::Activity;
 use crate::lifecycle::any_slot::AnySlot;
 use crate::lifecycle::busy::Busy;
@@ -22,8 +22,11 @@ use crate::lifecycle::spans::OperationSpan;
 use crate::lifecycle::status::State;
 use crate::lifecycle::work::Work;
 
-/// The shortest time between two words that tell that an attempt goes on.
+/// The shortest time between two words that tell that an attempt goes on. The limit of an attempt that has told one is
+/// no shorter than [`TOLD`].
 const TELLS: Duration = Duration::from_millis(10);
+/// The least time that an attempt has after a word of its progress, however short its limit is.
+pub(crate) const TOLD: Duration = Duration::from_millis(20);
 
 /// The link of a resource to its pool. Cheap to clone.
 #[derive(Clone)]
@@ -93,26 +96,25 @@ impl Link {
         }
     }
 
-    /// Runs code that blocks on a thread of its own, and tells `progress` meanwhile. So the attempt goes on for as long as
-    /// the code takes.
-    ///
-    /// # Errors
-    /// The code panicked.
-    ///
-    /// # Cancel safety
-    /// The code goes on if the future is dropped.
-    pub(crate) async fn apart<T: Send + 'static>(
-        &self,
-        progress: &'static str,
-        run: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, Failure> {
-        let mut ran = pin!(apart(run));
+    /// Awaits a future, and tells `progress` meanwhile. So the attempt goes on for as long as the future takes.
+    pub(crate) async fn going_on<F: Future>(&self, progress: &'static str, future: F) -> F::Output {
+        let mut future = pin!(future);
         loop {
-            match within((self.limit / 2).max(TELLS), &mut ran).await {
-                Ok(ran) => return ran,
-                Err(_not_yet) => self.progress(progress),
+            self.progress(progress);
+            if let Ok(done) = within((self.limit / 2).max(TELLS), &mut future).await {
+                return done;
             }
         }
+    }
+
+    /// Whether the resource or its pool is being closed, or the pool's readiness is lowered, since it closes next.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.slot.upgrade().is_none_or(|slot| slot.is_closing())
+    }
+
+    /// Has the close of the pool wait until the answer drops, for as long as it may take. `None` once the pool is gone.
+    pub(crate) fn delay_closing(&self) -> Option<Box<dyn Send>> {
+        Some(self.slot.upgrade()?.delay_closing())
     }
 
     /// Tells the observers of an event, which is made only if there are any.

@@ -4,14 +4,16 @@ use std::fmt;
 use std::future::Future;
 use std::process::{ChildStderr, ChildStdin, ChildStdout, ExitStatus};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::base::error::Error;
+use crate::base::error::{Error, TimeoutError};
 use crate::base::process::ForkGuarded;
 use crate::base::run_folder::RunFolder;
-use crate::base::runtime::park_on;
+use crate::base::runtime::{block, deadline, park_on, park_until};
 use crate::kinds::processes::run::ChildRun;
+use crate::lifecycle::link::Link;
 
 /// A child process of this program, which the pool ends as it closes. Dropping the lease leaves the process alone.
 ///
@@ -23,7 +25,8 @@ pub struct Child(pub(super) Arc<ForkGuarded<ChildState>>);
 pub(super) struct ChildState {
     run: Mutex<PresentRun>,
     /// The folder with the note of the process, for later processes. `None` if it could not be made.
-    pub(super) folder: Option<RunFolder>,
+    pub(super) folder: Option<Arc<RunFolder>>,
+    pub(super) link: Link,
 }
 
 struct PresentRun {
@@ -33,8 +36,8 @@ struct PresentRun {
 }
 
 impl Child {
-    pub(super) fn new(run: Arc<ChildRun>, folder: Option<RunFolder>) -> Self {
-        let state = ChildState { run: Mutex::new(PresentRun { run, is_closed: false }), folder };
+    pub(super) fn new(run: Arc<ChildRun>, folder: Option<Arc<RunFolder>>, link: Link) -> Self {
+        let state = ChildState { run: Mutex::new(PresentRun { run, is_closed: false }), folder, link };
         Child(Arc::new(ForkGuarded::new(state)))
     }
 
@@ -91,12 +94,24 @@ impl Child {
         async move { Ok(checked?.ended().await.0) }
     }
 
-    /// Waits like [`wait`](Self::wait), and blocks this thread.
+    /// Waits like [`wait`](Self::wait), and blocks this thread for as long as the process runs.
     ///
     /// # Errors
-    /// [`Error::Forked`].
+    /// [`Error::Forked`], and [`Error::InAsyncContext`] on a current-thread runtime.
     pub fn wait_blocking(&self) -> Result<Option<ExitStatus>, Error> {
-        park_on(self.wait())
+        block(self.0.link.name(), || park_on(self.wait()))?
+    }
+
+    /// Waits like [`wait_blocking`](Self::wait_blocking), but no longer than this.
+    ///
+    /// # Errors
+    /// Those of [`wait_blocking`](Self::wait_blocking), and [`Error::Timeout`] if the process still runs then.
+    pub fn wait_blocking_within(&self, limit: Duration) -> Result<Option<ExitStatus>, Error> {
+        let link = &self.0.link;
+        block(link.name(), || park_until(Box::pin(self.wait()), deadline(limit)))?.unwrap_or_else(|| {
+            let timeout = TimeoutError::new(link.name(), link.endpoint(), "the end of the process", limit);
+            Err(Error::Timeout(Arc::new(timeout)))
+        })
     }
 
     /// The pipe to the standard input, for the first who asks. `None` unless the command asked for a pipe.

@@ -18,6 +18,7 @@ use crate::lifecycle::lease::Held;
 use crate::lifecycle::resource::Resource;
 use crate::lifecycle::slot::Slot;
 use crate::lifecycle::slot::acquiring::CONNECTING;
+use crate::lifecycle::slot::connecting::Disconnect;
 use crate::lifecycle::spans::TaskSpan;
 use crate::lifecycle::status::{Counters, NodeStatus, ResourceStatus, State, Usage};
 use crate::lifecycle::transition::{LossAction, Recovery};
@@ -234,6 +235,15 @@ impl<R: Resource> AnySlot for Slot<R> {
     fn has_disconnected(&self) -> bool {
         // Pairs with the `Release` in `Disconnect::drop`, so that closing sees all that the disconnects did.
         self.disconnects.load(Ordering::Acquire) == 0
+    }
+
+    fn delay_closing(self: Arc<Self>) -> Box<dyn Send> {
+        Box::new(Disconnect::new(&self))
+    }
+
+    fn is_closing(&self) -> bool {
+        let close = &self.context.close;
+        self.activity().is_draining() || close.is_closing() || close.is_lowered()
     }
 
     fn retire(&self) -> bool {

@@ -25,7 +25,7 @@ use crate::base::runtime::{LONGEST, thread, within};
 use crate::lifecycle::any_slot::AnySlot;
 use crate::lifecycle::condition::Progress;
 use crate::lifecycle::event::What;
-use crate::lifecycle::link::Link;
+use crate::lifecycle::link::{Link, TOLD};
 use crate::lifecycle::probe::{self, Watch};
 use crate::lifecycle::resource::Resource;
 use crate::lifecycle::slot::Slot;
@@ -134,7 +134,7 @@ impl<R: Resource> Slot<R> {
 
     /// Awaits within the limit, which begins anew each time that the attempt tells how far it has come.
     async fn in_time<T>(&self, limit: Duration, brought: impl Future<Output = T>) -> Result<T, Failure> {
-        let limit = limit.min(LONGEST);
+        let mut limit = limit.min(LONGEST);
         let mut brought = pin!(brought);
         let (mut since, mut far) = (Instant::now(), String::new());
         loop {
@@ -142,7 +142,9 @@ impl<R: Resource> Slot<R> {
                 return Ok(brought);
             }
             match self.life.condition().progress {
-                Some(Progress { at, told }) if at > since => (since, far) = (at, format!(" after {told}")),
+                Some(Progress { at, told }) if at > since => {
+                    (since, far, limit) = (at, format!(" after {told}"), limit.max(TOLD));
+                }
                 _ => return Err(Failure::transient(format!("no answer within {limit:.1?}{far}"))),
             }
         }
@@ -289,10 +291,10 @@ impl<R: Resource> Drop for Counting<R> {
 }
 
 /// Counts a disconnect as in flight until it drops.
-struct Disconnect<R: Resource>(Arc<Slot<R>>);
+pub(super) struct Disconnect<R: Resource>(Arc<Slot<R>>);
 
 impl<R: Resource> Disconnect<R> {
-    fn new(slot: &Arc<Slot<R>>) -> Self {
+    pub(super) fn new(slot: &Arc<Slot<R>>) -> Self {
         slot.disconnects.fetch_add(1, Ordering::Relaxed);
         Disconnect(Arc::clone(slot))
     }
