@@ -42,6 +42,11 @@ impl Acquirer {
         Acquirer { handle, timeout }
     }
 
+    /// How long an acquire waits.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     pub(crate) fn within(&self, timeout: Duration) -> Self {
         Acquirer { handle: Arc::clone(&self.handle), timeout }
     }

@@ -2,6 +2,9 @@
 
 use std::future::Future;
 use std::sync::Arc;
+#[cfg(feature = "files")]
+use std::time::Duration;
+use std::time::Instant;
 
 use crate::base::error::Error;
 #[cfg(feature = "files")]
@@ -9,8 +12,7 @@ use crate::kinds::files::{FileWriter, OpenFile, TempDir, TempFile, TempFolder, T
 use crate::kinds::model::{Model, ModelLoader};
 #[cfg(feature = "processes")]
 use crate::kinds::processes::{Child, ChildProcess};
-#[cfg(feature = "files")]
-use crate::lifecycle::acquire::Acquire;
+use crate::lifecycle::acquire::Acquirer;
 use crate::lifecycle::lease::{Claim, Lease};
 use crate::lifecycle::registry::Registry;
 use crate::lifecycle::slot::Slot;
@@ -78,8 +80,7 @@ impl ResourcePool {
     #[cfg(feature = "files")]
     #[track_caller]
     pub fn temp_dir(&self) -> impl Future<Output = Result<TempDir, Error>> + Send + use<> {
-        let lease = self.temp();
-        async move { TempDir::make_apart(lease.await?).await }
+        self.acquirer().temp(TempDir::make)
     }
 
     /// Makes a temporary file, which is removed when the guard drops or the pool closes. [`TempFolder`] says where it
@@ -93,14 +94,7 @@ impl ResourcePool {
     #[cfg(feature = "files")]
     #[track_caller]
     pub fn temp_file(&self) -> impl Future<Output = Result<TempFile, Error>> + Send + use<> {
-        let lease = self.temp();
-        async move { TempFile::make_apart(lease.await?).await }
-    }
-
-    #[cfg(feature = "files")]
-    #[track_caller]
-    fn temp(&self) -> Acquire<Lease<TempRoot>> {
-        self.acquirer().acquire(temp_of(self.registry()), Claim::shared())
+        self.acquirer().temp(TempFile::make)
     }
 
     /// Loads a model or another large object, unless it was loaded before, and gives a guard of it. It is loaded once for
@@ -121,9 +115,40 @@ impl ResourcePool {
         name: &str,
         loader: L,
     ) -> impl Future<Output = Result<Model<T>, Error>> + Send + use<T, L> {
-        let lease = self.acquirer().acquire(model_of(self.registry(), name, loader.into()), Claim::shared());
-        let name = Arc::from(name);
-        async move { Model::of(lease.await?).ok_or_else(|| Error::closed(&name)) }
+        let (slot, claim) = (model_of(self.registry(), name, loader.into()), Claim::shared());
+        let acquirer = self.acquirer().clone();
+        let mut lease = acquirer.acquire(slot.as_ref().map_err(Error::clone), claim);
+        async move {
+            let began = Instant::now();
+            loop {
+                if let Some(model) = Model::of(lease.await?) {
+                    return Ok(model);
+                }
+                // A reconnect has closed it since. A close for good is an error of the next acquire.
+                lease = acquirer.left_of(began).acquire(slot.as_ref().map_err(Error::clone), claim);
+            }
+        }
+    }
+}
+
+impl Acquirer {
+    /// The acquirer for the rest of a wait that began then.
+    pub(super) fn left_of(&self, began: Instant) -> Acquirer {
+        self.within(self.timeout().saturating_sub(began.elapsed()))
+    }
+
+    /// Makes a temporary thing, which takes no longer than an acquire may.
+    #[cfg(feature = "files")]
+    #[track_caller]
+    fn temp<T, M: Future<Output = Result<T, Error>> + Send, F: FnOnce(Lease<TempRoot>, Duration) -> M + Send>(
+        &self,
+        make: F,
+    ) -> impl Future<Output = Result<T, Error>> + Send + use<T, M, F> {
+        let (limit, lease) = (self.timeout(), self.acquire(temp_of(&self.handle.0), Claim::shared()));
+        async move {
+            let began = Instant::now();
+            make(lease.await?, limit.saturating_sub(began.elapsed())).await
+        }
     }
 }
 

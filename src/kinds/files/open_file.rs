@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::base::error::Failure;
-use crate::base::runtime::apart;
+use crate::base::runtime::Turns;
 use crate::base::setters::setters;
 use crate::kinds::files::writer::FileWriter;
 use crate::lifecycle::close::phase::Phase;
@@ -19,6 +19,10 @@ use crate::lifecycle::status::Usage;
 ///
 /// SIGKILL, `abort`, `_exit` and a second signal lose what is in the buffer. [`FileWriter::sync`] loses nothing.
 ///
+/// A [`reconnect`](crate::ResourcePool::reconnect) writes what is in the buffer, and goes on with the same file. It fails,
+/// and so do leases from then on, until that can be written. To open the path anew, as after another program has moved the
+/// file, [`close`](crate::ResourcePool::close) it before the reconnect.
+///
 /// ```no_run
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use std::io::Write;
@@ -28,13 +32,16 @@ use crate::lifecycle::status::Usage;
 /// writeln!(&*journal, "begun")?;
 /// # Ok(()) }
 /// ```
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct OpenFile {
     path: PathBuf,
     appends: bool,
     buffer: usize,
     sync: bool,
     phase: Phase,
+    /// The calls to the file system. One that was given up ends before the next begins: an open that is late must not
+    /// empty a file that is in use, and a late flush must not write into one that was opened again.
+    turns: Turns,
 }
 
 /// The default of [`OpenFile::buffer`].
@@ -43,7 +50,8 @@ const BUFFER: usize = 64 * 1024;
 impl OpenFile {
     /// A file that is written to at its end. It is made if it is not there.
     pub fn append(path: impl Into<PathBuf>) -> Self {
-        OpenFile { path: path.into(), appends: true, buffer: BUFFER, sync: true, phase: Phase::Files }
+        let (path, turns) = (path.into(), Turns::default());
+        OpenFile { path, appends: true, buffer: BUFFER, sync: true, phase: Phase::Files, turns }
     }
 
     /// A file that is made, or emptied if it is there. If the pool is closed and the file is opened again, it is emptied
@@ -68,22 +76,30 @@ impl OpenFile {
     }
 }
 
+impl PartialEq for OpenFile {
+    fn eq(&self, other: &OpenFile) -> bool {
+        let OpenFile { path, appends, buffer, sync, phase, turns: _ } = self;
+        (path, appends, buffer, sync, phase) == (&other.path, &other.appends, &other.buffer, &other.sync, &other.phase)
+    }
+}
+
 impl Resource for OpenFile {
     type Handle = FileWriter;
 
     async fn connect(&self, link: &Link) -> Result<FileWriter, Failure> {
         let me = self.clone();
-        let file = apart(move || me.open()).await?.map_err(|error| match is_permanent(&error) {
+        let file = self.turns.apart(move || me.open()).await?.map_err(|error| match is_permanent(&error) {
             true => Failure::permanent(error),
             false => error.into(),
         })?;
         Ok(FileWriter::new(file, self.buffer, link.name()))
     }
 
-    /// Health fails while the last write has failed. The file is not opened anew for that.
+    /// Health fails while the last write has failed, and while a write does not come back. The file is not opened anew for
+    /// that.
     async fn ping(&self, file: &FileWriter) -> Result<(), Failure> {
-        let file = file.clone();
-        match apart(move || file.trouble()).await? {
+        file.answers().await;
+        match file.trouble() {
             Some(trouble) => Err(Failure::refused(trouble)),
             None => Ok(()),
         }
@@ -97,13 +113,20 @@ impl Resource for OpenFile {
     async fn flush(&self, file: &FileWriter) -> Result<(), Failure> {
         let file = file.clone();
         // Closing tells the error, if it is still there.
-        drop(apart(move || file.flush_open()).await?);
+        drop(self.turns.apart(move || file.flush_open()).await?);
         Ok(())
     }
 
     async fn close(&self, file: FileWriter) -> Result<(), Failure> {
         let sync = self.sync;
-        Ok(apart(move || file.close(sync)).await??)
+        Ok(self.turns.apart(move || file.close(sync)).await??)
+    }
+
+    /// Goes on with the same file, since users have clones of its writer.
+    async fn recover(&self, _: &Link, file: &FileWriter) -> Result<bool, Failure> {
+        let file = file.clone();
+        self.turns.apart(move || file.flush_open()).await??;
+        Ok(true)
     }
 
     fn endpoint(&self) -> String {

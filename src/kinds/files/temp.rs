@@ -7,14 +7,16 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tempfile::{NamedTempFile, PersistError};
 
-use crate::base::error::{BoxError, Error};
+use crate::base::error::{BoxError, Error, TimeoutError};
 use crate::base::process::ForkGuarded;
 use crate::base::run_folder::gone;
-use crate::base::runtime::{apart, thread};
+use crate::base::runtime::{thread, timer};
 use crate::kinds::files::temp_folder::TempRoot;
+use crate::lifecycle::activity::Activity;
 use crate::lifecycle::lease::Lease;
 
 /// A temporary folder. It is removed with all that is in it when this drops, on a thread of its own, or when the pool
@@ -39,15 +41,9 @@ struct Kept<T: Send + 'static> {
 }
 
 impl TempDir {
-    /// Makes a folder in the leased one. It blocks.
-    pub(crate) fn make(lease: Lease<TempRoot>) -> Result<Self, Error> {
-        let made = lease.make_dir();
-        Ok(TempDir { kept: Kept::new(made, lease, "make a temporary folder")? })
-    }
-
     /// Makes a folder in the leased one.
-    pub(crate) async fn make_apart(lease: Lease<TempRoot>) -> Result<Self, Error> {
-        made_apart(lease, TempDir::make).await
+    pub(crate) async fn make(lease: Lease<TempRoot>, limit: Duration) -> Result<Self, Error> {
+        Ok(TempDir { kept: Kept::make(lease, "make a temporary folder", limit, TempRoot::make_dir).await? })
     }
 
     /// Where it is.
@@ -66,15 +62,9 @@ impl TempDir {
 }
 
 impl TempFile {
-    /// Makes a file in the leased folder. It blocks.
-    pub(crate) fn make(lease: Lease<TempRoot>) -> Result<Self, Error> {
-        let made = lease.make_file();
-        Ok(TempFile { kept: Kept::new(made, lease, "make a temporary file")? })
-    }
-
     /// Makes a file in the leased folder.
-    pub(crate) async fn make_apart(lease: Lease<TempRoot>) -> Result<Self, Error> {
-        made_apart(lease, TempFile::make).await
+    pub(crate) async fn make(lease: Lease<TempRoot>, limit: Duration) -> Result<Self, Error> {
+        Ok(TempFile { kept: Kept::make(lease, "make a temporary file", limit, TempRoot::make_file).await? })
     }
 
     /// Where it is.
@@ -107,27 +97,29 @@ impl TempFile {
     }
 }
 
-/// Makes a guard on a thread that may block.
-async fn made_apart<T: Send + 'static>(
-    lease: Lease<TempRoot>,
-    make: fn(Lease<TempRoot>) -> Result<T, Error>,
-) -> Result<T, Error> {
-    let resource: Arc<str> = Arc::from(Lease::resource(&lease));
-    let made = apart(move || make(lease)).await;
-    made.unwrap_or_else(|failure| {
-        Err(Error::Operation {
-            resource,
-            action: "make a temporary file".to_owned(),
-            source: failure.into_source().into(),
-        })
-    })
-}
-
 impl<T: Send + 'static> Kept<T> {
-    fn new(made: io::Result<T>, lease: Lease<TempRoot>, action: &str) -> Result<Self, Error> {
-        match made {
+    /// Makes a thing on a thread that may block. One that is made too late is removed.
+    async fn make(
+        lease: Lease<TempRoot>,
+        action: &'static str,
+        limit: Duration,
+        make: fn(&TempRoot) -> io::Result<T>,
+    ) -> Result<Self, Error> {
+        let (activity, root, began) = (Arc::clone(Lease::activity(&lease)), TempRoot::clone(&lease), Instant::now());
+        let made = root.apart(move || match make(&lease) {
             Ok(made) => Ok(Kept { thing: ForkGuarded::new(Some(made)), lease }),
             Err(error) => Err(failed(&lease, action, error)),
+        });
+        tokio::select! {
+            biased; // One that is there counts, even if the limit has passed in the same moment.
+            made = made => made.unwrap_or_else(|failure| {
+                let (resource, action) = (Arc::clone(&activity.name), action.to_owned());
+                Err(Error::Operation { resource, action, source: failure.into_source().into() })
+            }),
+            () = timer(limit) => {
+                let Activity { name, endpoint, .. } = &*activity;
+                Err(Error::Timeout(Arc::new(TimeoutError::new(name, endpoint, "the file system", began.elapsed()))))
+            }
         }
     }
 

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::base::error::Failure;
-use crate::base::run_folder::{RunFolder, SWEEPING};
-use crate::base::runtime::apart;
+use crate::base::run_folder::RunFolder;
+use crate::base::runtime::{Turns, apart};
 use crate::lifecycle::close::phase::Phase;
 use crate::lifecycle::link::Link;
 use crate::lifecycle::resource::Resource;
@@ -21,7 +21,8 @@ use crate::lifecycle::status::Usage;
 ///
 /// SIGKILL, `abort`, `_exit` and a second signal leave it behind. The next process of this user that makes a temporary
 /// file in the same place removes it then. A process that still runs keeps its folder, be it in another container, since
-/// it has a lock on the folder. A link is removed, and never followed. A forked child removes nothing of its parent's.
+/// it has a lock on the folder. No link is followed, and a folder stays in which a file system is mounted. A forked child
+/// removes nothing of its parent's.
 ///
 /// The pool makes one with these defaults as it is first asked for a temporary file. Register another one before that,
 /// as [`TempFolder::NAME`], to set them:
@@ -73,12 +74,28 @@ struct RootState {
     prefix: OsString,
     /// How many guards are out.
     guards: AtomicUsize,
+    /// The calls to the file system, which may hang.
+    turns: Turns,
 }
 
 impl TempRoot {
     /// Where it is.
     pub fn path(&self) -> &Path {
         self.0.folder.path()
+    }
+
+    /// Runs code on a thread of its own, once the calls before it have come back.
+    pub(super) async fn apart<T: Send + 'static>(
+        &self,
+        run: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Failure> {
+        self.0.turns.apart(run).await
+    }
+
+    /// Whether the folder is still there, and no other one in its place.
+    async fn is_there(&self) -> Result<bool, Failure> {
+        let root = self.clone();
+        Ok(self.apart(move || root.0.folder.is_there()).await??)
     }
 
     /// Makes a folder in it. It blocks.
@@ -112,22 +129,35 @@ impl Resource for TempFolder {
 
     async fn connect(&self, link: &Link) -> Result<TempRoot, Failure> {
         let below = self.below.clone().unwrap_or_else(std::env::temp_dir);
-        let made = link.apart(SWEEPING, move || RunFolder::new(&below)).await?;
-        // Those who started them are told of the children that they have left, as they start one.
-        let (folder, _children) = made.map_err(|error| match error.kind() {
+        // Those who start child processes are told of those that were left behind.
+        let made = apart(move || RunFolder::new(&below, |_child| ()));
+        let folder = link.going_on("making the folder", made).await?.map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound => Failure::permanent(error),
             _ => error.into(),
         })?;
-        Ok(TempRoot(Arc::new(RootState { folder, prefix: self.prefix.clone(), guards: AtomicUsize::new(0) })))
+        let (prefix, guards, turns) = (self.prefix.clone(), AtomicUsize::new(0), Turns::default());
+        Ok(TempRoot(Arc::new(RootState { folder, prefix, guards, turns })))
     }
 
-    /// Somebody may have removed the folder. The pool then makes another one.
     async fn ping(&self, root: &TempRoot) -> Result<(), Failure> {
-        let root = root.clone();
-        match apart(move || root.0.folder.is_there()).await? {
-            true => Ok(()),
-            false => Err(Failure::transient("somebody has removed the folder of temporary files")),
+        if root.is_there().await? { Ok(()) } else { Err(removed()) }
+    }
+
+    /// Somebody may have removed the folder. A disk that is slow, or cannot tell, has not.
+    async fn probe(&self, root: &TempRoot) -> Result<(), Failure> {
+        // While a call hangs, each further one would too.
+        if root.0.turns.is_taken() {
+            return Ok(());
         }
+        match root.is_there().await {
+            Ok(false) => Err(removed()),
+            Ok(true) | Err(_) => Ok(()),
+        }
+    }
+
+    /// A folder that is still there stays with all that is in it, since guards have it.
+    async fn recover(&self, _: &Link, root: &TempRoot) -> Result<bool, Failure> {
+        root.is_there().await
     }
 
     async fn close(&self, root: TempRoot) -> Result<(), Failure> {
@@ -148,6 +178,10 @@ impl Resource for TempFolder {
         (usage.open, usage.in_use) = (Some(guards), Some(guards));
         usage
     }
+}
+
+fn removed() -> Failure {
+    Failure::transient("somebody has removed the folder of temporary files")
 }
 
 impl fmt::Debug for TempRoot {

@@ -1,10 +1,14 @@
 //! The verbs of the blocking facade for systems of the program's own: child processes, files, temporary files, models.
 
-use std::sync::Arc;
+#[cfg(feature = "files")]
+use std::time::Duration;
+use std::time::Instant;
 
 use crate::base::error::Error;
 #[cfg(feature = "files")]
-use crate::kinds::files::{FileWriter, OpenFile, TempDir, TempFile};
+use crate::base::runtime::park_on;
+#[cfg(feature = "files")]
+use crate::kinds::files::{FileWriter, OpenFile, TempDir, TempFile, TempRoot};
 use crate::kinds::model::{Model, ModelLoader};
 #[cfg(feature = "processes")]
 use crate::kinds::processes::{Child, ChildProcess};
@@ -50,7 +54,7 @@ impl ResourcePool {
     #[cfg(feature = "files")]
     #[track_caller]
     pub fn temp_dir(&self) -> Result<TempDir, Error> {
-        TempDir::make(Lease::acquire(self.acquirer(), &temp_of(self.registry())?, Claim::shared())?)
+        self.temp(TempDir::make)
     }
 
     /// Makes a temporary file, which is removed when the guard drops or the pool closes.
@@ -60,7 +64,19 @@ impl ResourcePool {
     #[cfg(feature = "files")]
     #[track_caller]
     pub fn temp_file(&self) -> Result<TempFile, Error> {
-        TempFile::make(Lease::acquire(self.acquirer(), &temp_of(self.registry())?, Claim::shared())?)
+        self.temp(TempFile::make)
+    }
+
+    /// Makes a temporary thing, which takes no longer than an acquire may.
+    #[cfg(feature = "files")]
+    #[track_caller]
+    fn temp<T, M: Future<Output = Result<T, Error>>>(
+        &self,
+        make: impl FnOnce(Lease<TempRoot>, Duration) -> M,
+    ) -> Result<T, Error> {
+        let began = Instant::now();
+        let lease = Lease::acquire(self.acquirer(), &temp_of(self.registry())?, Claim::shared())?;
+        park_on(make(lease, self.acquirer().left_of(began).timeout()))
     }
 
     /// Loads a model or another large object, unless it was loaded before, and gives a guard of it.
@@ -74,8 +90,13 @@ impl ResourcePool {
         name: &str,
         loader: impl Into<ModelLoader<T>>,
     ) -> Result<Model<T>, Error> {
-        let slot = model_of(self.registry(), name, loader.into())?;
-        let lease = Lease::acquire(self.acquirer(), &slot, Claim::shared())?;
-        Model::of(lease).ok_or_else(|| Error::closed(&Arc::from(name)))
+        let (slot, began) = (model_of(self.registry(), name, loader.into())?, Instant::now());
+        loop {
+            let lease = Lease::acquire(&self.acquirer().left_of(began), &slot, Claim::shared())?;
+            // If a reconnect has closed it since, the next one is leased. A close for good is an error of that acquire.
+            if let Some(model) = Model::of(lease) {
+                return Ok(model);
+            }
+        }
     }
 }
