@@ -1,10 +1,9 @@
 //! [`Hooks`]: the closures that run once as the pool closes, by name.
 //!
-//! Locks: the registry holds its own around every call. No closure of a user runs here. Those of gone clients are given
-//! back, so that [`let_go`] drops them outside of the lock.
+//! Locks: the registry holds its own around every call. No closure of a user runs or drops here. Those of gone clients are
+//! given back, so that they drop on another thread.
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crate::lifecycle::close::phase::Phase;
@@ -30,11 +29,11 @@ type Adopted = (Hook, Alive);
 impl Hooks {
     /// Adds a hook. Returns those of gone clients, which must not pile up. They are looked for each time that the number
     /// of hooks has doubled.
-    pub(crate) fn add(&mut self, hook: Hook, alive: Alive) -> Vec<Adopted> {
+    pub(crate) fn add(&mut self, hook: Hook, alive: Alive) -> Vec<Hook> {
         let mut gone = Vec::new();
         if self.count >= 2 * self.kept {
             for same in self.by_name.values_mut() {
-                gone.extend(same.extract_if(.., |(_, alive)| !alive()));
+                gone.extend(same.extract_if(.., |(_, alive)| !alive()).map(|(hook, _)| hook));
             }
             self.by_name.retain(|_, same| !same.is_empty());
             self.count -= gone.len();
@@ -52,11 +51,12 @@ impl Hooks {
     }
 
     /// Takes all hooks. Those of gone clients come apart. `is_last` says that no more can be added.
-    pub(crate) fn take(&mut self, is_last: bool) -> (Vec<Hook>, Vec<Adopted>) {
+    pub(crate) fn take(&mut self, is_last: bool) -> (Vec<Hook>, Vec<Hook>) {
         let Hooks { by_name, .. } = std::mem::take(self);
         let (alive, gone): (Vec<_>, Vec<_>) = by_name.into_values().flatten().partition(|(_, alive)| alive());
         self.over = is_last;
-        (alive.into_iter().map(|(hook, _)| hook).collect(), gone)
+        let hooks = |adopted: Vec<Adopted>| adopted.into_iter().map(|(hook, _)| hook).collect();
+        (hooks(alive), hooks(gone))
     }
 
     /// Whether closing has taken the last hooks.
@@ -67,14 +67,5 @@ impl Hooks {
     /// Takes hooks again, for a pool that is open again.
     pub(crate) fn begin_again(&mut self) {
         self.over = false;
-    }
-}
-
-/// Drops the closures of gone clients. A panic of one does not stop the others.
-pub(crate) fn let_go(gone: Vec<Adopted>) {
-    for hook in gone {
-        if catch_unwind(AssertUnwindSafe(|| drop(hook))).is_err() {
-            tracing::error!("the closure of an adopted client panicked as it dropped");
-        }
     }
 }

@@ -1,7 +1,7 @@
 //! The core of a pool, which both facades are views of: its resources by name.
 //!
-//! No two of the locks `in_vain`, `entries`, `hooks` and `edges` are held at once. The close state may be locked under
-//! `hooks`. No user code runs under them: a resource is made before `entries` is locked for it, and the closures of
+//! No two of the locks `in_vain`, `entries`, `hooks` and `edges` are held at once. The close state, or the runtime's own
+//! lock, may be taken under `hooks`. No user code runs under them: a resource is made before `entries` is locked for it, and the closures of
 //! gone clients drop once `hooks` is free.
 
 mod changing;
@@ -24,7 +24,7 @@ use crate::base::runtime::{self, DriverRuntime};
 use crate::lifecycle::activity::Activity;
 use crate::lifecycle::any_slot::AnySlot;
 use crate::lifecycle::application::{Application, Hold};
-use crate::lifecycle::close::closer;
+use crate::lifecycle::close::closer::{self, drop_aside};
 use crate::lifecycle::close::edges::Edges;
 use crate::lifecycle::close::phase::Phase;
 use crate::lifecycle::close::pool::{Hook, HookRun, Pool};
@@ -35,7 +35,7 @@ use crate::lifecycle::context::Context;
 use crate::lifecycle::exit;
 use crate::lifecycle::health::{Health, HealthReport};
 use crate::lifecycle::health_check::{Found, HealthCheck};
-use crate::lifecycle::hooks::{Hooks, let_go};
+use crate::lifecycle::hooks::Hooks;
 use crate::lifecycle::kind::{KindConfig, ResourceConfig};
 use crate::lifecycle::leak_scan;
 use crate::lifecycle::observers::Observers;
@@ -349,20 +349,15 @@ impl Registry {
         run: HookRun,
         alive: impl Fn() -> bool + Send + 'static,
     ) -> Result<(), Error> {
+        let needs_runtime = matches!(run, HookRun::Async(_));
         let check = |hooks: &Hooks| match hooks.are_over() {
             true => Err(Error::closed(&Arc::from(name))),
+            // An async closure needs one, even if nothing was ever connected. It starts before the last hooks are taken,
+            // so that closing ends it.
+            false if needs_runtime => self.context.runtime.handle(&Arc::from(name)).map(drop),
             false => Ok(()),
         };
         self.hook(name, phase, run, check, alive)
-    }
-
-    /// Refuses once the close of the whole pool has ended.
-    pub(crate) fn check_unclosed(&self, name: &str) -> Result<(), Error> {
-        self.context.check_process()?;
-        match self.context.close.report() {
-            Some(_) => Err(Error::closed(&Arc::from(name))),
-            None => Ok(()),
-        }
     }
 
     /// Adds a hook. `check` is asked under the lock, since a close takes the hooks once it has begun.
@@ -382,7 +377,7 @@ impl Registry {
         check(&hooks)?;
         let gone = hooks.add(hook, Box::new(alive));
         drop(hooks);
-        let_go(gone);
+        drop(drop_aside(gone));
         Ok(())
     }
 

@@ -233,9 +233,6 @@ macro_rules! synchronous_verbs {
                     }
                 })
             }));
-            self.registry().check_unclosed(name)?;
-            // The runtime must be there for the closure, even if nothing was ever connected.
-            self.registry().context.runtime.handle(&Arc::from(name))?;
             self.registry().adopt(name, phase, run, move || alive.strong_count() > 0)
         }
 

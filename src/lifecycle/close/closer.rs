@@ -7,7 +7,9 @@
 //! Invariant: no job is lost, and each runs once.
 //! Locks: only the one in [`on_thread`], which is held to take the job out. The job runs outside of it.
 
+use std::convert::Infallible;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
@@ -113,6 +115,25 @@ pub(crate) async fn aside<T: Send + 'static>(
     };
     on_some_thread("resource-pool-close".to_owned(), Box::new(run));
     within(limit, ended).await.ok()?.ok()
+}
+
+/// Drops values of users, such as the closures of adopted clients that are gone, on another thread. The drop may block, and
+/// its panic does not stop the others. The answer is disconnected once all have dropped. Nobody has to wait for that.
+pub(crate) fn drop_aside<T: Send + 'static>(values: Vec<T>) -> oneshot::Receiver<Infallible> {
+    let (dropping, dropped) = oneshot::channel();
+    if values.is_empty() {
+        return dropped;
+    }
+    let drop_all = move || {
+        for value in values {
+            if catch_unwind(AssertUnwindSafe(|| drop(value))).is_err() {
+                tracing::error!("a value of the program panicked as the pool dropped it");
+            }
+        }
+        drop(dropping);
+    };
+    on_some_thread("resource-pool-drops".to_owned(), Box::new(drop_all));
+    dropped
 }
 
 /// Runs a job on a thread of its own, or on the closer's thread for steps if none can be had.

@@ -22,9 +22,9 @@ pub(crate) trait Pool: Send + Sync + 'static {
     fn application(&self) -> &Application;
     /// Every resource that exists.
     fn slots(&self) -> Vec<Arc<dyn AnySlot>>;
-    /// Takes the hooks, except those of adopted clients that are gone. Each runs once. `is_last` says that no client can
-    /// be adopted from now on.
-    fn take_hooks(&self, is_last: bool) -> Vec<Hook>;
+    /// Takes the hooks, each of which runs once. Those of adopted clients that are gone come apart, to be dropped aside.
+    /// `is_last` says that no client can be adopted from now on.
+    fn take_hooks(&self, is_last: bool) -> (Vec<Hook>, Vec<Hook>);
     /// The dependencies, which decide who closes before whom.
     fn edges(&self) -> Edges;
     /// The holders of all leases and checkouts.

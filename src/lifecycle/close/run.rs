@@ -22,13 +22,13 @@ use crate::base::stderr;
 use crate::base::sync::Mutex;
 use crate::lifecycle::activity::Activity;
 use crate::lifecycle::any_slot::AnySlot;
-use crate::lifecycle::close::closer::{aside, hand_over};
+use crate::lifecycle::close::closer::{aside, drop_aside, hand_over};
 use crate::lifecycle::close::drain::{drain, in_parallel, is_idle};
 use crate::lifecycle::close::phase::Phase;
-use crate::lifecycle::close::pool::Pool;
+use crate::lifecycle::close::pool::{Hook, Pool};
 use crate::lifecycle::close::report::{CloseReport, Outcome, Reason, StepReport};
 use crate::lifecycle::close::state::{CloseRun, Role};
-use crate::lifecycle::close::step::{Step, end_group, insert, order, run_step, span_of, tell_end, with_work};
+use crate::lifecycle::close::step::{Step, end_group, order, run_step, span_of, tell_end, with_work};
 use crate::lifecycle::context::Context;
 use crate::lifecycle::event::What;
 use crate::lifecycle::spans;
@@ -233,6 +233,8 @@ struct Others {
     holds: Option<Arc<WaitGroup>>,
     /// The further work that the drain waits for.
     active: Vec<Arc<Activity>>,
+    /// The closures of adopted clients that are gone.
+    gone: Vec<Hook>,
     /// Whether clients that are adopted meanwhile are closed too.
     adopts: bool,
 }
@@ -245,9 +247,9 @@ impl Others {
         if matches!(reason, Reason::Signal(_)) {
             active.push(Arc::clone(pool.main()));
         }
-        let mut steps: Vec<_> = pool.take_hooks(false).into_iter().map(Step::Hook).collect();
-        steps.extend(tasks.into_iter().map(Step::Tasks));
-        Others { steps, holds, active, adopts: true }
+        let (hooks, gone) = pool.take_hooks(false);
+        let steps = hooks.into_iter().map(Step::Hook).chain(tasks.into_iter().map(Step::Tasks)).collect();
+        Others { steps, holds, active, gone, adopts: true }
     }
 }
 
@@ -268,7 +270,8 @@ async fn close_slots(
 
     let (connecting, settled): (Vec<_>, Vec<_>) = slots.into_iter().partition(|slot| slot.begin_settling());
     let mut slots: Vec<_> = settled.into_iter().filter(|slot| begin(&**slot, reason)).collect();
-    let mut levels = order(slots.iter().chain(&connecting), others.steps, &pool.edges());
+    let resources = slots.iter().chain(&connecting).cloned().map(Step::Resource);
+    let mut levels = order(resources.chain(others.steps), &pool.edges());
     let reserved = options.reserve(limit, levels.len());
     let spare = limit.saturating_sub(reserved);
     let stop_intake = |slots: Vec<Arc<dyn AnySlot>>| {
@@ -312,18 +315,28 @@ async fn close_slots(
         }
     }
     let mut adopts = others.adopts;
+    let mut dropped = vec![drop_aside(others.gone)];
+    let mut take_hooks = |is_last| {
+        let (hooks, gone) = pool.take_hooks(is_last);
+        dropped.push(drop_aside(gone));
+        hooks
+    };
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if adopts {
-            let mut late = pool.take_hooks(false);
+            let mut late = take_hooks(false);
             // The deadline counts too, so that clients which are adopted without end cannot hold closing up.
             if late.is_empty() && levels.is_empty() || left.is_zero() {
-                late.extend(pool.take_hooks(true));
+                late.extend(take_hooks(true));
                 adopts = false;
             }
-            late.into_iter().map(Step::Hook).for_each(|step| insert(&mut levels, step));
+            if !late.is_empty() {
+                // Those that are left come along, since the late ones may depend on them.
+                let steps = std::mem::take(&mut levels).into_values().flatten();
+                levels = order(steps.chain(late.into_iter().map(Step::Hook)), &pool.edges());
+            }
         }
-        let Some(level) = levels.pop_front() else { break };
+        let Some((_, level)) = levels.pop_first() else { break };
         let own = left - options.reserve(left, levels.len());
         let grace = GRACE.min(own / 2);
         let mut running = JoinSet::new();
@@ -363,6 +376,14 @@ async fn close_slots(
             }
         }
     }
+    // A closure that is dropped may hand something over by that, or hang.
+    let left = GRACE.min(deadline.saturating_duration_since(Instant::now()));
+    let _hangs_by_itself = within(left, async {
+        for dropped in dropped {
+            let _disconnected = dropped.await;
+        }
+    })
+    .await;
     CloseReport { reason, status, drained, steps, took: started.elapsed() }
 }
 

@@ -7,7 +7,7 @@
 //! Invariant: each wait for such a thread has a limit, and a step that has begun always ends with a report.
 //! Locks: none is held here, so code of users may take as long as it likes without blocking another step.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ use crate::base::error::{Failure, panic_message};
 use crate::base::runtime::within;
 use crate::lifecycle::activity::Activity;
 use crate::lifecycle::any_slot::AnySlot;
-use crate::lifecycle::close::closer::{aside, on_some_thread};
+use crate::lifecycle::close::closer::{aside, drop_aside, on_some_thread};
 use crate::lifecycle::close::drain::drain_again;
 use crate::lifecycle::close::edges::Edges;
 use crate::lifecycle::close::phase::Phase;
@@ -72,30 +72,19 @@ impl Step {
     }
 }
 
-/// Sorts steps into the levels that close together: by phase, and within a phase dependants before their dependencies.
-pub(crate) fn order<'a>(
-    slots: impl Iterator<Item = &'a Arc<dyn AnySlot>>,
-    others: Vec<Step>,
-    edges: &Edges,
-) -> VecDeque<Vec<Step>> {
+/// The steps that close together, by their place: the phase, and within it how many levels of dependants are before them.
+pub(crate) type Levels = BTreeMap<(Phase, usize), Vec<Step>>;
+
+/// Sorts steps into levels: by phase, and within a phase dependants before their dependencies. One whose phase is over
+/// comes next.
+pub(crate) fn order(steps: impl Iterator<Item = Step>, edges: &Edges) -> Levels {
     let depths = edges.depths();
-    let mut levels: BTreeMap<(Phase, usize), Vec<Step>> = BTreeMap::new();
-    for step in slots.cloned().map(Step::Resource).chain(others) {
+    let mut levels = Levels::new();
+    for step in steps {
         let depth = depths.get(&*step.name()).copied().unwrap_or(0);
         levels.entry((step.phase(), depth)).or_default().push(step);
     }
-    levels.into_values().collect()
-}
-
-/// Adds a step to the levels that are left. One whose phase is over comes next.
-pub(crate) fn insert(levels: &mut VecDeque<Vec<Step>>, step: Step) {
-    let phase = step.phase();
-    let phase_of = |level: &Vec<Step>| level.first().map(Step::phase);
-    let next = levels.iter().position(|level| phase_of(level) >= Some(phase)).unwrap_or(levels.len());
-    match levels.get_mut(next).filter(|level| phase_of(level) == Some(phase)) {
-        Some(level) => level.push(step),
-        None => levels.insert(next, vec![step]),
-    }
+    levels
 }
 
 /// Runs a step within its budget. A step that is cut has the grace to end in. Without a budget it is skipped.
@@ -125,7 +114,14 @@ pub(crate) async fn run_step(
     }
     let held = slot.as_ref().map_or_else(Vec::new, |slot| slot.holders());
     let cancel = CancellationToken::new();
-    let mut running = (!budget.is_zero()).then(|| on_own_thread(&pool, step, cancel.clone()));
+    let mut running = match budget.is_zero() {
+        false => Some(on_own_thread(&pool, step, cancel.clone())),
+        // A closure that is skipped may have captured values whose drop blocks.
+        true => {
+            drop(drop_aside(vec![step]));
+            None
+        }
+    };
     let left = budget.saturating_sub(started.elapsed());
     let mut outcome = match running {
         None => Outcome::Skipped,

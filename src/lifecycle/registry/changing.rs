@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::base::error::{BoxError, Error};
 use crate::base::runtime::{self, within};
 use crate::lifecycle::any_slot::AnySlot;
+use crate::lifecycle::close::closer::drop_aside;
 use crate::lifecycle::close::report::CloseReport;
 use crate::lifecycle::registry::{Entry, Registry, check_name, downcast, taken};
 use crate::lifecycle::resource::Resource;
@@ -97,6 +98,8 @@ impl Registry {
                     let said = slot.activity().until(|| slot.has_disconnected().then_some(()));
                     let _goes_on_without = within(limits.step, said).await;
                     me.forget(&slot);
+                    // Its closures and what they have captured are the program's, and this is the prober's thread.
+                    drop(drop_aside(vec![slot]));
                     return Ok(report);
                 }
                 // It was connected anew meanwhile.
@@ -126,6 +129,7 @@ impl Registry {
         let is_known = entries.get(slot.name()).is_some_and(|entry| is_this(&entry.slot));
         let forgotten = if is_known { entries.remove(slot.name()) } else { None };
         drop(entries);
+        // The caller has the resource still, so that this drops none of its code.
         drop(forgotten);
     }
 }

@@ -18,7 +18,6 @@ use crate::lifecycle::close::run;
 use crate::lifecycle::close::state::CloseRun;
 use crate::lifecycle::context::Context;
 use crate::lifecycle::exit;
-use crate::lifecycle::hooks::let_go;
 use crate::lifecycle::status::{PoolStatus, Usage};
 
 impl Registry {
@@ -125,10 +124,8 @@ impl Pool for Registry {
         Registry::status_with(self, usage)
     }
 
-    fn take_hooks(&self, is_last: bool) -> Vec<Hook> {
-        let (hooks, gone) = self.hooks.lock().take(is_last);
-        let_go(gone);
-        hooks
+    fn take_hooks(&self, is_last: bool) -> (Vec<Hook>, Vec<Hook>) {
+        self.hooks.lock().take(is_last)
     }
 
     fn edges(&self) -> Edges {
