@@ -6,11 +6,12 @@
 mod common;
 
 use std::sync::Arc;
+use std::sync::mpsc;
 use std::time::Duration;
 
 use common::Within;
 use parking_lot::Mutex;
-use resource_pool::{BoxError, Error, Outcome, Phase, ResourcePool};
+use resource_pool::{BoxError, Error, Failure, Link, Outcome, Phase, Resource, ResourcePool};
 
 /// The limit for an expected change, also on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
@@ -103,9 +104,129 @@ async fn closing_ends_although_clients_are_made_without_end() {
     let clients = Arc::<Mutex<Vec<_>>>::default();
     again(&pool, Arc::clone(&clients)).unwrap();
     let report = pool.close_all_within(Duration::from_millis(500)).within(SOON).await;
-    assert!(clients.lock().len() > 1, "{report}");
-    let closed = |outcome: &Outcome| matches!(outcome, Outcome::Closed | Outcome::Skipped | Outcome::Failed(_));
-    assert!(report.steps.iter().all(|step| closed(&step.outcome)), "{report}");
+    // The deadline meets one of them, and skips the one that this one has made.
+    let closed = report.steps.iter().take_while(|step| step.outcome == Outcome::Closed).count();
+    assert!(closed > 0 && report.steps.len() <= closed + 2, "{report}");
+    assert!(clients.lock().len() >= closed, "{report}");
+}
+
+/// A value that a closure has captured. Its drop blocks until it is released.
+struct Blocks(Mutex<mpsc::Receiver<()>>, mpsc::Sender<()>);
+
+impl Drop for Blocks {
+    fn drop(&mut self) {
+        self.1.send(()).unwrap();
+        self.0.lock().recv().unwrap_err();
+    }
+}
+
+/// Drops of closures that never run may block, and hold nobody up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closure_that_is_not_run_drops_aside() {
+    let (tell, told) = mpsc::channel();
+    let blocks = || {
+        let (release, held) = mpsc::channel::<()>();
+        (Blocks(Mutex::new(held), tell.clone()), release)
+    };
+    let drops = || told.recv_timeout(SOON).unwrap();
+    let pool = pool();
+    let (gone, alive) = (client("gone"), client("alive"));
+    let ((first, one), (second, two), (third, three)) = (blocks(), blocks(), blocks());
+    let closing = |captured: Blocks| {
+        move |_: Arc<Client>| -> Result<(), BoxError> {
+            let _captured = &captured;
+            Ok(())
+        }
+    };
+    pool.adopt("gone", &gone, Phase::Files, closing(first)).unwrap();
+    drop(gone);
+    // The hooks of gone clients are looked for as their number has doubled.
+    for _ in 0..4 {
+        pool.adopt("alive", &alive, Phase::Files, |_| Ok(())).unwrap();
+    }
+    drops();
+    let gone = client("gone before closing");
+    pool.adopt("gone", &gone, Phase::Files, closing(second)).unwrap();
+    drop(gone);
+    let report = pool.close_all().within(SOON).await;
+    drops();
+    assert!(report.all_closed() && report.steps.len() == 4, "{report}");
+    pool.reopen().unwrap();
+    pool.adopt("skipped", &alive, Phase::Files, closing(third)).unwrap();
+    let report = pool.close_all_within(Duration::ZERO).within(SOON).await;
+    drops();
+    assert_eq!(report.step("skipped").unwrap().outcome, Outcome::Skipped, "{report}");
+    drop((one, two, three));
+}
+
+/// The order of late clients is that of the others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_client_closes_before_those_that_it_depends_on() {
+    struct Notes(&'static str, Closed);
+    impl Resource for Notes {
+        type Handle = ();
+        async fn connect(&self, _: &Link) -> Result<(), Failure> {
+            Ok(())
+        }
+        async fn ping(&self, (): &()) -> Result<(), Failure> {
+            Ok(())
+        }
+        async fn close(&self, (): ()) -> Result<(), Failure> {
+            self.1.lock().push(self.0);
+            Ok(())
+        }
+    }
+    let (pool, closed) = (pool(), Closed::default());
+    pool.register("disk", Notes("disk", Arc::clone(&closed))).unwrap();
+    drop(pool.get::<Notes>("disk").await.unwrap());
+    let clients = [client("above"), client("below")];
+    let (user, noted, kept) = (pool.clone(), Arc::clone(&closed), clients.clone());
+    let hook = move || {
+        for client in &kept {
+            adopt(&user, client, Phase::Models, &noted)?;
+        }
+        for (dependant, dependency) in [("above", "below"), ("below", "disk")] {
+            user.depends_on(dependant, dependency)?;
+        }
+        Ok(())
+    };
+    pool.on_close("hook", Phase::Tasks, hook).unwrap();
+    let report = pool.close_all().within(SOON).await;
+    assert!(report.all_closed(), "{report}");
+    assert_eq!(*closed.lock(), ["above", "below", "disk"]);
+}
+
+/// Closures of all sorts of ends, each of which is in the report and harms no other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closure_may_fail_panic_or_hang() {
+    let options = {
+        let mut options = common::unhurried();
+        options.close.long_step = Duration::from_millis(200);
+        options
+    };
+    let pool = ResourcePool::builder().environment([("", ""); 0]).options(options).build().unwrap();
+    let (alive, (release, held)) = (client("alive"), mpsc::channel::<()>());
+    let phase = Phase::Databases;
+    pool.adopt("fails", &alive, phase, |_| Err("as the test asked".into())).unwrap();
+    pool.adopt("panics", &alive, phase, |_| panic!("as the test asked")).unwrap();
+    pool.adopt("hangs", &alive, phase, move |_| Ok(held.recv()?)).unwrap();
+    pool.adopt_async("fails async", &alive, phase, |_| async { Err("as the test asked".into()) }).unwrap();
+    pool.adopt_async("panics async", &alive, phase, |_| async { panic!("as the test asked") }).unwrap();
+    pool.adopt_async("hangs async", &alive, phase, |_| std::future::pending()).unwrap();
+    pool.adopt("closes", &alive, Phase::Telemetry, |_| Ok(())).unwrap();
+    let report = pool.close_all().within(SOON).await;
+    drop(release);
+    let outcome = |name| report.step(name).unwrap().outcome.clone();
+    for name in ["fails", "fails async"] {
+        assert!(matches!(outcome(name), Outcome::Failed(why) if why == "as the test asked"), "{report}");
+    }
+    for name in ["panics", "panics async"] {
+        assert!(matches!(outcome(name), Outcome::Panicked(why) if why == "as the test asked"), "{report}");
+    }
+    for name in ["hangs", "hangs async"] {
+        assert_eq!(outcome(name), Outcome::TimedOut, "{report}");
+    }
+    assert_eq!(outcome("closes"), Outcome::Closed, "{report}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use common::until;
 use resource_pool::config::Options;
-use resource_pool::{Error, Health, OpenFile, Outcome, Phase, ResourcePool, State, TempFolder, blocking};
+use resource_pool::{Error, FileWriter, Health, OpenFile, Outcome, Phase, ResourcePool, State, TempFolder, blocking};
 
 /// The limit for an expected change, also on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
@@ -88,6 +88,156 @@ fn writers_take_turns() {
     let text = fs::read_to_string(path).unwrap();
     assert_eq!(text.lines().filter(|line| line.matches(" wrote line ").count() == 1).count(), 8000);
     assert_eq!(text.lines().count(), 8000);
+}
+
+/// A value whose text tells of itself in a log, as a program's own code may.
+struct Talks(FileWriter);
+
+impl std::fmt::Display for Talks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(&self.0, "inside").unwrap();
+        f.write_str("outside")
+    }
+}
+
+#[test]
+fn a_text_that_writes_to_the_same_file_locks_nobody_out() {
+    let (pool, path) = (pool(), place("inside").join("log"));
+    let writer = pool.file("log", path.clone()).unwrap().clone();
+    let (wrote, written) = mpsc::channel();
+    thread::spawn(move || wrote.send(writeln!(&writer, "{}", Talks(writer.clone()))));
+    written.recv_timeout(SOON).expect("it hangs").unwrap();
+    assert!(pool.close_all().unwrap().all_closed());
+    assert_eq!(fs::read_to_string(path).unwrap(), "inside\noutside\n");
+}
+
+#[test]
+fn a_reconnect_goes_on_with_the_file() {
+    let (pool, place) = (pool(), place("reconnect"));
+    for (name, file) in [
+        ("append", OpenFile::append(place.join("append"))),
+        ("create", OpenFile::create(place.join("create")).sync(false)),
+    ] {
+        let writer = pool.file(name, file.clone()).unwrap();
+        writeln!(&*writer, "before").unwrap();
+        pool.reconnect(name).unwrap();
+        assert_eq!(fs::read_to_string(place.join(name)).unwrap(), "before\n");
+        // A log has a clone of the writer.
+        writeln!(&*writer, "after").unwrap();
+        assert_eq!(pool.status().resource(name).unwrap().generation, 2);
+        writeln!(&*pool.file(name, file.clone()).unwrap(), "again").unwrap();
+        writer.sync().unwrap();
+        assert_eq!(fs::read_to_string(place.join(name)).unwrap(), "before\nafter\nagain\n");
+        // One that was closed is opened anew.
+        assert!(pool.close(name).unwrap().all_closed());
+        pool.reconnect(name).unwrap();
+        writeln!(&*pool.file(name, file).unwrap(), "anew").unwrap();
+        writeln!(&*writer, "late").unwrap_err();
+    }
+    assert!(pool.close_all().unwrap().all_closed());
+    assert_eq!(fs::read_to_string(place.join("append")).unwrap(), "before\nafter\nagain\nanew\n");
+    assert_eq!(fs::read_to_string(place.join("create")).unwrap(), "anew\n");
+}
+
+#[test]
+fn an_error_stands_until_the_file_takes_bytes() {
+    let pool = pool_of(|options| options.health.cache = Duration::ZERO);
+    let full = pool.file("full", OpenFile::append("/dev/full").buffer(100)).unwrap();
+    let health = || pool.health_check().unwrap().entry("full").unwrap().clone();
+    (&*full).write_all(b"text").unwrap();
+    assert_eq!(health().health, Health::Pass);
+    assert_eq!((&*full).flush().unwrap_err().kind(), io::ErrorKind::StorageFull);
+    // The buffer has room.
+    (&*full).write_all(b"text").unwrap();
+    assert!(health().health == Health::Fail && health().error.unwrap().contains("No space left"), "{:?}", health());
+    assert_eq!(full.sync().unwrap_err().kind(), io::ErrorKind::StorageFull);
+    let error = pool.reconnect("full").unwrap_err();
+    assert!(error.to_string().contains("No space left"), "{error}");
+    let report = pool.close_all().unwrap();
+    let Outcome::Failed(why) = &report.step("full").unwrap().outcome else { panic!("{report}") };
+    assert!(why.contains("8 bytes could not be written"), "{why}");
+    // Nothing is in the buffer of this one, so that a flush has nothing to write.
+    pool.reopen().unwrap();
+    let bare = pool.file("bare", OpenFile::append("/dev/full").buffer(0)).unwrap();
+    (&*bare).write_all(b"text").unwrap_err();
+    (&*bare).flush().unwrap();
+    assert_eq!(pool.health_check().unwrap().entry("bare").unwrap().health, Health::Fail);
+}
+
+/// A named pipe in an empty folder: a file that hangs.
+fn pipe(name: &str) -> PathBuf {
+    let path = place(name).join("pipe");
+    assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+    path
+}
+
+/// How many threads of this process run code that blocks.
+fn blocked() -> usize {
+    let name = |task: io::Result<fs::DirEntry>| fs::read_to_string(task.unwrap().path().join("comm"));
+    fs::read_dir("/proc/self/task").unwrap().map(name).filter(|name| name.as_deref().is_ok_and(is_blocking)).count()
+}
+
+fn is_blocking(name: &str) -> bool {
+    "resource-pool-blocking".starts_with(name.trim()) && name.trim().len() > "resource-pool-".len()
+}
+
+/// An open that was given up must not come late to a file that is in use, so no other one begins before it is over.
+#[test]
+fn an_open_that_hangs_is_not_begun_again() {
+    if let Some(status) = common::alone("an_open_that_hangs_is_not_begun_again") {
+        return assert!(status.success());
+    }
+    let pool = pool_of(|options| {
+        options.connect_timeout = Duration::from_millis(20);
+        options.retry.budget = Duration::from_millis(400);
+        options.retry.base = Duration::from_millis(10);
+        options.circuit = Duration::ZERO;
+    });
+    let path = pipe("open");
+    for _ in 0..3 {
+        let error = pool.file("pipe", OpenFile::create(&path)).unwrap_err();
+        let Error::Connect(connect) = &error else { panic!("{error}") };
+        assert!(connect.attempts > 1, "{error}");
+        assert_eq!(blocked(), 1, "an open waits for somebody who reads");
+    }
+    let reads = thread::spawn(move || fs::read_to_string(path).unwrap());
+    until(SOON, || blocked() == 0);
+    let path = reads.join().unwrap();
+    assert_eq!(path, "", "the open that was given up has closed the pipe");
+}
+
+/// Health tells of a file system that hangs, and waits for it on no thread.
+#[test]
+fn a_write_that_hangs_fails_health() {
+    if let Some(status) = common::alone("a_write_that_hangs_fails_health") {
+        return assert!(status.success());
+    }
+    let pool = pool_of(|options| {
+        options.health.cache = Duration::ZERO;
+        options.health.each = Duration::from_millis(50);
+    });
+    let path = pipe("write");
+    let file = thread::spawn({
+        let path = path.clone();
+        move || fs::File::open(path).unwrap()
+    });
+    let writer = pool.file("pipe", OpenFile::create(&path).buffer(0)).unwrap().clone();
+    let file = file.join().unwrap();
+    let health = || pool.health_check().unwrap().entry("pipe").unwrap().clone();
+    assert_eq!(health().health, Health::Pass);
+    const SIZE: usize = 1 << 20;
+    // A pipe has no room for so much.
+    let writes = thread::spawn(move || (&writer).write_all(&[b'x'; SIZE]));
+    until(SOON, || health().health == Health::Fail);
+    for _ in 0..5 {
+        assert_eq!(health().health, Health::Fail);
+    }
+    assert_eq!(blocked(), 0, "{:?}", health());
+    let read = io::Read::bytes(io::BufReader::new(file)).take(SIZE).filter(Result::is_ok).count();
+    assert_eq!(read, SIZE);
+    writes.join().unwrap().unwrap();
+    until(SOON, || health().health == Health::Pass);
+    assert_eq!(pool.status().resource("pipe").unwrap().generation, 1);
 }
 
 #[test]
@@ -199,18 +349,72 @@ fn on_a_full_disk(disk: &Path) {
     assert_eq!(health().health, Health::Pass);
     assert_eq!(pool.status().resource("small").unwrap().generation, 1);
 
+    // A reconnect fails until the buffer can be written, and takes nothing from those who write.
+    let kept = pool.file("kept", OpenFile::create(disk.join("kept")).buffer(1 << 20)).unwrap();
+    let filler = disk.join("filler");
+    fs::write(&filler, vec![0; 1 << 20]).unwrap_err();
+    (&*kept).write_all(&[b'x'; 8000]).unwrap();
+    let error = pool.reconnect("kept").unwrap_err();
+    assert!(error.to_string().contains("No space left"), "{error}");
+    fs::remove_file(&filler).unwrap();
+    until(SOON, || pool.status().resource("kept").unwrap().state == State::Ready);
+    (&*kept).write_all(b"text").unwrap();
+
     let report = pool.close_all().unwrap();
     println!("{report}");
     let Outcome::Failed(why) = &report.step("full").unwrap().outcome else { panic!("{report}") };
     assert!(why.contains("No space left on device"), "{why}");
     let written = usize::try_from(fs::metadata(&full).unwrap().len()).unwrap();
     assert!(written > 0 && why.contains(&format!("{} bytes could not be written", PIECE * PIECES - written)), "{why}");
-    for name in ["saved", "small", "temp"] {
+    for name in ["saved", "small", "kept", "temp"] {
         assert_eq!(report.step(name).unwrap().outcome, Outcome::Closed, "{report}");
     }
     assert_eq!(fs::metadata(other.join("saved")).unwrap().len(), u64::try_from(PIECE * PIECES).unwrap());
     assert_eq!(fs::read_to_string(disk.join("small")).unwrap(), "text");
+    assert_eq!(fs::metadata(disk.join("kept")).unwrap().len(), 8004);
     assert!(!folder.exists());
+}
+
+#[test]
+fn a_reconnect_leaves_temporary_things_alone() {
+    let (pool, place) = (pool(), place("temp-reconnect"));
+    pool.register(TempFolder::NAME, TempFolder::new().below(&place)).unwrap();
+    let (folder, file) = (pool.temp_dir().unwrap(), pool.temp_file().unwrap());
+    fs::write(folder.path().join("one"), "text").unwrap();
+    pool.reconnect(TempFolder::NAME).unwrap();
+    assert_eq!(pool.status().resource(TempFolder::NAME).unwrap().generation, 2);
+    assert!(folder.path().join("one").exists() && file.path().exists());
+    let later = pool.temp_dir().unwrap();
+    assert_eq!(later.path().parent(), folder.path().parent());
+    // What cannot be kept is told, and gone.
+    let at = file.path().to_owned();
+    let error = file.persist(place.join("none").join("kept")).unwrap_err();
+    assert!(matches!(&error, Error::Operation { action, .. } if action == "keep a temporary file"), "{error}");
+    assert!(!at.exists());
+    assert!(pool.close_all().unwrap().all_closed());
+    assert!(!folder.path().exists() && !later.path().exists());
+}
+
+#[test]
+fn a_place_that_cannot_be_used_is_told_at_once() {
+    let place = place("temp-refused");
+    let squatted = place.join("squatted");
+    fs::create_dir(&squatted).unwrap();
+    let name = {
+        let made = pool();
+        made.register(TempFolder::NAME, TempFolder::new().below(&place)).unwrap();
+        let parent = made.temp_dir().unwrap().path().parent().unwrap().parent().unwrap().to_owned();
+        assert!(made.close_all().unwrap().all_closed());
+        parent.file_name().unwrap().to_owned()
+    };
+    fs::write(squatted.join(name), "text").unwrap();
+    for (below, why) in [(place.join("none"), "No such file"), (squatted, "only this user may enter")] {
+        let pool = pool();
+        pool.register(TempFolder::NAME, TempFolder::new().below(below)).unwrap();
+        let error = pool.temp_dir().unwrap_err();
+        let Error::Connect(connect) = &error else { panic!("{error}") };
+        assert!(connect.permanent && error.to_string().contains(why), "{error}");
+    }
 }
 
 #[test]

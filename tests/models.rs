@@ -127,6 +127,89 @@ async fn a_caller_that_gives_up_leaves_the_loading_alone() {
     assert!(pool.close_all().await.all_closed());
 }
 
+/// The time of an attempt does not count, however short it is.
+#[test]
+fn a_short_time_to_connect_loads_once() {
+    let pool = pool_of(|options| options.connect_timeout = Duration::from_millis(1));
+    let (go, waits) = mpsc::channel::<()>();
+    let waits = std::sync::Mutex::new(waits);
+    let loads = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&loads);
+    let load = move || {
+        counted.fetch_add(1, Ordering::SeqCst);
+        // Longer than several attempts.
+        waits.lock().unwrap().recv_timeout(Duration::from_millis(200)).unwrap_err();
+        Ok(7)
+    };
+    assert_eq!(*pool.model("slow", load).unwrap(), 7);
+    assert_eq!(loads.load(Ordering::SeqCst), 1);
+    drop(go);
+    assert!(pool.close_all().unwrap().all_closed());
+}
+
+#[test]
+fn a_reconnect_is_no_close_for_those_who_ask() {
+    let pool = pool();
+    let load = || Ok(vec![1.0; 100]);
+    drop(pool.model("momentum", load).unwrap());
+    let ends = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let asks = |asks_async: bool| {
+        let (pool, ends) = (pool.clone(), Arc::clone(&ends));
+        thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let mut asked = 0;
+            while !ends.load(Ordering::SeqCst) {
+                let model = match asks_async {
+                    true => runtime.block_on(pool.as_async().model("momentum", load)),
+                    false => pool.model("momentum", load),
+                };
+                match model {
+                    Ok(model) => assert_eq!(model.len(), 100),
+                    // A wait may meet the loss that the next reconnect tells.
+                    Err(error) => assert!(matches!(error, Error::Lost { .. }), "{error}"),
+                }
+                asked += 1;
+            }
+            asked
+        })
+    };
+    let callers = [asks(true), asks(false), asks(false)];
+    for _ in 0..300 {
+        pool.reconnect("momentum").unwrap();
+    }
+    ends.store(true, Ordering::SeqCst);
+    for caller in callers {
+        assert!(caller.join().unwrap() > 0);
+    }
+    assert!(pool.close_all().unwrap().all_closed());
+}
+
+/// A closure that is forgotten with its resource may have captured a value whose drop blocks.
+#[test]
+fn a_loader_that_blocks_as_it_drops_holds_nobody_up() {
+    struct Blocks(std::sync::Mutex<mpsc::Receiver<()>>, mpsc::Sender<Option<String>>);
+    impl Drop for Blocks {
+        fn drop(&mut self) {
+            self.1.send(thread::current().name().map(str::to_owned)).unwrap();
+            self.0.lock().unwrap().recv().unwrap_err();
+        }
+    }
+    let pool = pool();
+    let ((release, held), (tell, told)) = (mpsc::channel(), mpsc::channel());
+    let blocks = Blocks(std::sync::Mutex::new(held), tell);
+    let load = move || {
+        let _captured = &blocks;
+        Ok(1)
+    };
+    drop(pool.model("one", load).unwrap());
+    assert!(pool.unregister("one").unwrap().all_closed());
+    let thread = told.recv_timeout(SOON).unwrap();
+    assert_eq!(thread.as_deref(), Some("resource-pool-drops"));
+    assert_eq!(*pool.model("one", || Ok(2)).unwrap(), 2, "its name is free");
+    drop(release);
+    assert!(pool.close_all().unwrap().all_closed());
+}
+
 #[test]
 fn a_model_that_cannot_be_loaded_says_why() {
     let pool = pool();

@@ -6,12 +6,18 @@
 mod common;
 
 use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use common::until;
 use resource_pool::config::Options;
-use resource_pool::{Child, ChildProcess, Error, Health, Lease, Outcome, Phase, ResourcePool, State, What, blocking};
+use resource_pool::{Child, ChildProcess, Error, Failure, Health, Lease, Link, Outcome, Phase, Resource};
+use resource_pool::{ResourcePool, State, What, blocking};
 
 /// The limit for an expected change, also on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
@@ -228,4 +234,240 @@ async fn one_child_is_closed_started_again_and_forgotten() {
     let waits = tokio::spawn(third.wait());
     assert!(pool.close_all().await.all_closed());
     assert!(waits.await.unwrap().unwrap().is_some());
+}
+
+/// Whether the kernel's table still has this process, be it one that has ended.
+fn is_listed(id: u32) -> bool {
+    Path::new(&format!("/proc/{id}")).exists()
+}
+
+fn kill(signal: &str, id: u32) {
+    assert!(Command::new("kill").args([&format!("-{signal}"), &id.to_string()]).status().unwrap().success());
+}
+
+/// An empty folder for a test.
+fn place(name: &str) -> PathBuf {
+    let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("processes-{name}"));
+    let _ = std::fs::remove_dir_all(&place);
+    std::fs::create_dir_all(&place).unwrap();
+    place
+}
+
+/// A signal without a name is one too.
+#[test]
+fn a_child_that_a_real_time_signal_ends_is_known_and_reaped() {
+    let pool = pool();
+    let child = pool.child("parent", shell("sleep 1000 & echo $!; wait")).unwrap();
+    let (id, rest) = (child.id().unwrap().unwrap(), ids(&lines(&child, 1))[0]);
+    kill("40", id);
+    let status = child.wait_blocking_within(SOON).unwrap().unwrap();
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(40), "{status}");
+    assert!(runs(rest) && is_listed(id));
+    let report = pool.close_all().unwrap();
+    assert!(report.all_closed(), "{report}");
+    assert!(!runs(rest) && !is_listed(id));
+}
+
+#[test]
+fn a_child_is_reaped_once_nothing_of_its_group_is_left() {
+    let pool = pool();
+    let alone = pool.child("alone", Command::new("true")).unwrap();
+    let leaves = pool.child("leaves", shell("echo $$; sleep 1000 >&- & echo $!")).unwrap();
+    let ids = ids(&lines(&leaves, 2));
+    assert!(leaves.wait_blocking().unwrap().unwrap().success() && alone.wait_blocking().unwrap().is_some());
+    // Its number must not be another's as long as its group has it.
+    assert!(is_listed(ids[0]) && runs(ids[1]));
+    kill("KILL", ids[1]);
+    until(SOON, || !is_listed(ids[0]));
+    assert!(pool.close_all().unwrap().all_closed());
+}
+
+/// The test runs itself in a process that ignores SIGCHLD, so that the kernel keeps no status of its children.
+#[test]
+fn a_program_that_ignores_sigchld_closes() {
+    const IGNORES_IT: &str = "PROCESSES_IGNORES_SIGCHLD";
+    if std::env::var_os(IGNORES_IT).is_none() {
+        let mut ignores = Command::new("env");
+        ignores.arg("--ignore-signal=CHLD").arg(std::env::current_exe().unwrap());
+        ignores.args(["--exact", "--nocapture", "a_program_that_ignores_sigchld_closes"]).env(IGNORES_IT, "yes");
+        return assert!(ignores.status().unwrap().success());
+    }
+    let pool = pool();
+    let (sleeper, done) = (pool.child("sleeper", sleeps()).unwrap(), pool.child("done", Command::new("true")).unwrap());
+    let id = sleeper.id().unwrap().unwrap();
+    assert_eq!(done.wait_blocking_within(SOON).unwrap(), None);
+    let report = pool.close_all().unwrap();
+    assert!(report.all_closed(), "{report}");
+    assert!(!runs(id) && sleeper.exit_status().unwrap().is_none());
+}
+
+/// A program may wait for all of its children by itself.
+#[test]
+fn a_child_whose_status_is_taken_away_has_ended() {
+    let pool = pool();
+    let child = pool.child("taken", sleeps()).unwrap();
+    let id = child.id().unwrap().unwrap();
+    let waits = thread::spawn(move || fork::waitpid(id.cast_signed()));
+    kill("KILL", id);
+    let _either_takes_it = waits.join().unwrap();
+    // The pool may have seen the status before that.
+    let _status = child.wait_blocking_within(SOON).unwrap();
+    assert!(!is_listed(id));
+    assert!(pool.close_all().unwrap().all_closed());
+}
+
+/// Those that a run has left get SIGTERM, and the grace, before the next run.
+#[test]
+fn the_rest_of_a_run_is_asked_to_end_before_the_next_one() {
+    let pool = pool();
+    for (name, heard) in [("hears", true), ("deaf", false)] {
+        let place = place(&format!("rest-{name}"));
+        let trap = if heard { "echo heard >heard; exit 0" } else { "" };
+        let script = format!(
+            "[ -e ready ] && exec sleep 1000; \
+             sh -c \"trap '{trap}' TERM; echo \\$\\$ >id; mv id ready; while :; do sleep 0.02; done\" & \
+             while ! [ -e ready ]; do sleep 0.02; done; exit 1"
+        );
+        let mut command = shell(&script);
+        command.current_dir(&place);
+        let child =
+            ChildProcess::new(command).restart(true).grace(if heard { SOON } else { Duration::from_millis(100) });
+        let child = pool.child(name, child).unwrap();
+        let status = || pool.status().resource(name).unwrap().clone();
+        until(SOON, || status().state == State::Ready && status().generation == 2);
+        let rest = std::fs::read_to_string(place.join("ready")).unwrap().trim().parse().unwrap();
+        assert!(!runs(rest) && runs(child.id().unwrap().unwrap()));
+        assert_eq!(place.join("heard").exists(), heard);
+    }
+    assert!(pool.close_all().unwrap().all_closed());
+}
+
+/// A supervisor ends the child process together with this program.
+#[test]
+fn a_child_that_ends_as_the_pool_closes_is_no_loss() {
+    for lowered in [false, true] {
+        let pool = pool();
+        let mut events = pool.events();
+        let child = pool.child("feeder", ChildProcess::new(sleeps()).restart(true)).unwrap();
+        let id = child.id().unwrap().unwrap();
+        let held = pool.hold("request");
+        let closes = if lowered {
+            pool.lower_readiness();
+            None
+        } else {
+            let pool = pool.clone();
+            let closes = thread::spawn(move || pool.close_all().unwrap());
+            Some(closes)
+        };
+        until(SOON, || lowered || pool.status().resource("feeder").unwrap().state == State::Draining);
+        kill("TERM", id);
+        assert!(child.wait_blocking_within(SOON).unwrap().is_some());
+        until(SOON, || !is_listed(id));
+        drop(held);
+        let report = match closes {
+            Some(closes) => closes.join().unwrap(),
+            None => pool.close_all().unwrap(),
+        };
+        assert!(report.all_closed(), "{report}");
+        assert_eq!(child.id().unwrap(), None);
+        let told = until_closed(&mut events);
+        assert!(!told.iter().any(|what| matches!(what, What::Lost { .. })), "{told:?}");
+    }
+}
+
+/// The events until the pool is closed.
+fn until_closed(events: &mut blocking::Events) -> Vec<What> {
+    let events = events.map(|event| event.unwrap().what);
+    events.take_while(|what| !matches!(what, What::Closed { .. })).collect()
+}
+
+/// The processes whose last argument is this.
+fn with_argument(argument: &str) -> Vec<u32> {
+    let entries = std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().file_name());
+    let ids = entries.filter_map(|name| name.to_str()?.parse().ok());
+    let is_it = |id: &u32| {
+        let line = std::fs::read_to_string(format!("/proc/{id}/cmdline")).unwrap_or_default();
+        line.trim_end_matches('\0').rsplit('\0').next() == Some(argument)
+    };
+    ids.filter(is_it).collect()
+}
+
+/// A task keeps the only thread of the runtime, so that the process is there before its attempt hears of it.
+#[test]
+fn a_child_whose_start_is_given_up_is_killed() {
+    for round in 0..5 {
+        let pool = pool_of(|options| options.worker_threads = Some(1));
+        let argument = format!("1000.{}{round}", std::process::id());
+        let ((block, blocked), (release, held)) = (mpsc::channel(), mpsc::channel::<()>());
+        let starts = argument.clone();
+        let hog = move |_closing| async move {
+            while with_argument(&starts).is_empty() {
+                tokio::task::yield_now().await;
+            }
+            block.send(()).unwrap();
+            held.recv().unwrap_err();
+        };
+        drop(pool.as_async().spawn("hog", hog).unwrap());
+        let mut command = Command::new("sleep");
+        command.arg(&argument);
+        let asks = thread::spawn({
+            let pool = pool.clone();
+            move || drop(pool.child("given up", command))
+        });
+        blocked.recv_timeout(SOON).unwrap();
+        let report = pool.close_all_within(Duration::ZERO).unwrap();
+        drop(release);
+        until(SOON, || with_argument(&argument).is_empty());
+        assert!(report.step("given up").is_some(), "{report}");
+        asks.join().unwrap();
+    }
+}
+
+/// A resource that counts its pings.
+struct Counts(Arc<AtomicUsize>);
+
+impl Resource for Counts {
+    type Handle = ();
+
+    async fn connect(&self, _: &Link) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn ping(&self, (): &()) -> Result<(), Failure> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+
+    async fn close(&self, (): ()) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+#[test]
+fn an_end_is_told_once() {
+    let pool = pool_of(|options| options.probe.interval = Duration::from_millis(5));
+    let mut events = pool.events();
+    let failed = pool.child("failed", shell("exit 3")).unwrap();
+    assert_eq!(failed.wait_blocking().unwrap().unwrap().code(), Some(3));
+    let pings = Arc::new(AtomicUsize::new(0));
+    pool.register("counts", Counts(Arc::clone(&pings))).unwrap();
+    drop(pool.get::<Counts>("counts").unwrap());
+    until(SOON, || pings.load(Ordering::SeqCst) > 10);
+    assert!(pool.close_all().unwrap().all_closed());
+    let told = until_closed(&mut events);
+    let count = |is: fn(&What) -> bool| told.iter().filter(|what| is(what)).count();
+    let warned = count(|what| matches!(what, What::Warned { .. }));
+    assert_eq!((warned, count(|what| matches!(what, What::ProbeFailed { .. }))), (1, 0), "{told:?}");
+}
+
+#[test]
+fn a_wait_has_a_limit_and_blocks_no_task() {
+    let pool = pool();
+    let child = pool.child("sleeper", sleeps()).unwrap();
+    let late = child.wait_blocking_within(Duration::from_millis(10)).unwrap_err();
+    assert!(matches!(&late, Error::Timeout(timeout) if timeout.waiting_for == "the end of the process"), "{late}");
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+        assert!(matches!(child.wait_blocking(), Err(Error::InAsyncContext { .. })));
+    });
+    assert!(pool.close_all().unwrap().all_closed());
 }

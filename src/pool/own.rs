@@ -178,3 +178,44 @@ pub(super) fn model_of<T: Send + Sync + 'static>(
 ) -> Result<Arc<Slot<ModelLoader<T>>>, Error> {
     registry.made_of(name, "model", loader, |_, _| true)
 }
+
+#[cfg(all(test, feature = "files"))]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+
+    use super::*;
+    use crate::base::runtime::park_on;
+    use crate::lifecycle::acquire::BlockingGuard;
+    use crate::lifecycle::status::State;
+    use crate::pool::blocking;
+
+    #[test]
+    fn a_file_system_that_hangs_keeps_one_thread_and_no_caller() {
+        let pool = blocking::ResourcePool::builder().environment([("", ""); 0]).build().unwrap();
+        drop(pool.temp_dir().unwrap());
+        let tasks = pool.as_async();
+        let lease: Lease<TempRoot> =
+            Lease::acquire(tasks.acquirer(), &temp_of(tasks.registry()).unwrap(), Claim::shared()).unwrap();
+        let ((begin, begun), (release, held)) = (mpsc::channel(), mpsc::channel::<()>());
+        let hangs = move || {
+            begin.send(()).unwrap();
+            held.recv().unwrap_err();
+        };
+        let hanging = thread::spawn(move || park_on(lease.apart(hangs)).unwrap());
+        begun.recv().unwrap();
+        let impatient = pool.within(Duration::from_millis(20));
+        for late in [impatient.temp_dir().unwrap_err(), impatient.temp_file().unwrap_err()] {
+            assert!(matches!(&late, Error::Timeout(timeout) if timeout.waiting_for.contains("file system")), "{late}");
+        }
+        let late = park_on(tasks.within(Duration::from_millis(20)).temp_dir()).unwrap_err();
+        assert!(matches!(late, Error::Timeout(_)), "{late}");
+        drop(release);
+        hanging.join().unwrap();
+        assert!(pool.temp_file().unwrap().path().exists());
+        let status = pool.status();
+        let temp = status.resource(TempFolder::NAME).unwrap();
+        assert_eq!((temp.state, temp.generation), (State::Ready, 1));
+        assert!(pool.close_all().unwrap().all_closed());
+    }
+}

@@ -234,7 +234,7 @@ pub(crate) fn left_behind(suite: &Suite) {
         let told = format!("child process {child} (sleeper) of an earlier run of this program still runs");
         for _ in 0..2 {
             let next = Program::start(suite, &place, "owned - return");
-            assert!(!temp.exists(), "{ending}: the next start has removed it");
+            until(|| !temp.exists(), || format!("{ending}: the next start has not removed {temp:?}"));
             let (running, gone) = (next.running, (next.child, next.grandchild));
             let ended = running.end();
             ended.assert_by(By::Exit(0));

@@ -85,7 +85,7 @@ impl TempRoot {
     }
 
     /// Runs code on a thread of its own, once the calls before it have come back.
-    pub(super) async fn apart<T: Send + 'static>(
+    pub(crate) async fn apart<T: Send + 'static>(
         &self,
         run: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Failure> {
@@ -187,5 +187,52 @@ fn removed() -> Failure {
 impl fmt::Debug for TempRoot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("TempRoot").field(&self.path()).finish()
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::fs;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::base::runtime::within;
+
+    #[tokio::test]
+    async fn only_a_folder_that_is_gone_is_a_loss() {
+        let place = std::env::temp_dir().join(format!("temp-folder-{}", std::process::id()));
+        fs::create_dir_all(&place).unwrap();
+        let folder = RunFolder::new(&place, |_| ()).unwrap();
+        let (prefix, guards, turns) = (OsString::new(), AtomicUsize::new(0), Turns::default());
+        let root = TempRoot(Arc::new(RootState { folder, prefix, guards, turns }));
+        let temp = TempFolder::new();
+        temp.ping(&root).await.unwrap();
+        temp.probe(&root).await.unwrap();
+
+        // A file system that hangs is seen by health alone.
+        let ((release, held), hanging) = (mpsc::channel::<()>(), root.clone());
+        let hanging = tokio::spawn(async move { hanging.apart(move || held.recv()).await });
+        while !root.0.turns.is_taken() {
+            tokio::task::yield_now().await;
+        }
+        temp.probe(&root).await.unwrap();
+        assert!(within(Duration::from_millis(20), temp.ping(&root)).await.is_err());
+        drop(release);
+        assert!(hanging.await.unwrap().unwrap().is_err());
+
+        // So is one that cannot tell.
+        let (parent, away) = (root.path().parent().unwrap(), place.join("away"));
+        fs::rename(parent, &away).unwrap();
+        fs::write(parent, "text").unwrap();
+        temp.probe(&root).await.unwrap();
+        assert!(temp.ping(&root).await.is_err() && root.is_there().await.is_err());
+        fs::remove_file(parent).unwrap();
+        fs::rename(&away, parent).unwrap();
+        assert!(root.is_there().await.unwrap());
+
+        fs::remove_dir_all(root.path()).unwrap();
+        assert!(temp.probe(&root).await.is_err() && !root.is_there().await.unwrap());
+        fs::remove_dir_all(place).unwrap();
     }
 }

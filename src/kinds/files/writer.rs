@@ -204,3 +204,28 @@ impl fmt::Debug for FileWriter {
         f.debug_struct("FileWriter").finish_non_exhaustive()
     }
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::os::unix::fs::OpenOptionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_sync_that_failed_is_told_again_as_the_file_closes() {
+        // Such a descriptor names a file, and can neither be written nor synced.
+        let named = || File::options().read(true).custom_flags(libc::O_PATH).open("/").unwrap();
+        let writer = FileWriter::new(named(), 100, &Arc::from("journal"));
+        writer.sync().unwrap_err();
+        let trouble = writer.trouble().unwrap();
+        (&writer).write_all(b"text").unwrap();
+        assert_eq!(writer.trouble().as_ref(), Some(&trouble), "a write into the buffer proves nothing");
+        *writer.0.trouble.lock() = None;
+        // As if the bytes had reached the file after all.
+        let file = writer.0.file.lock().take().unwrap().into_parts().0;
+        *writer.0.file.lock() = Some(BufWriter::new(file));
+        let told = writer.close(false).unwrap_err();
+        assert!(told.to_string().contains("an earlier sync failed"), "{told}");
+        writer.close(false).unwrap();
+    }
+}
