@@ -130,6 +130,23 @@ fn a_child_that_ignores_sigterm_is_killed() {
     assert!(!runs(id) && other.id().unwrap().is_none());
 }
 
+/// The first process of the group may have ended long before that.
+#[test]
+fn the_rest_of_a_group_that_ignores_sigterm_is_killed() {
+    let pool = pool();
+    let script = format!("sh -c \"echo \\$\\$; {IGNORES}\" & exit 3");
+    let leaves = pool.child("leaves", ChildProcess::new(shell(&script)).grace(Duration::from_millis(200))).unwrap();
+    let lines = lines(&leaves, 2);
+    let rest = ids(&lines[..1])[0];
+    assert_eq!(lines[1], "ready");
+    assert_eq!(leaves.wait_blocking_within(SOON).unwrap().unwrap().code(), Some(3));
+    assert!(runs(rest));
+    let report = pool.close_all().unwrap();
+    let outcome = &report.step("leaves").unwrap().outcome;
+    assert!(matches!(outcome, Outcome::Failed(why) if why.contains("200ms of SIGTERM, and was killed")), "{outcome:?}");
+    assert!(!runs(rest));
+}
+
 #[test]
 fn a_step_that_is_shorter_than_the_grace_kills() {
     let pool = pool_of(|options| options.close.long_step = Duration::from_millis(300));

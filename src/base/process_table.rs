@@ -86,8 +86,11 @@ pub(crate) fn runs_in_group_of(leader: u32, began: u64) -> io::Result<bool> {
 }
 
 /// The name of this boot of the machine, since the moments at which processes begin count from it. Empty if it has none.
-pub(crate) fn boot() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+pub(crate) fn boot() -> io::Result<String> {
+    match fs::read_to_string("/proc/sys/kernel/random/boot_id") {
+        Err(error) if is_gone(&error) => Ok(String::new()),
+        name => Ok(name?.trim().to_owned()),
+    }
 }
 
 #[cfg(test)]
@@ -142,6 +145,7 @@ mod tests {
         let began = began(me).unwrap().unwrap();
         let open: Vec<_> = std::iter::from_fn(|| fs::File::open("/dev/null").ok()).collect();
         assert!(is_running(me, began).is_err() && runs_in_group(me).is_err() && super::began(me).is_err());
+        assert!(boot().is_err());
         drop(open);
         assert!(is_running(me, began).unwrap());
     }

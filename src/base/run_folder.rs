@@ -96,7 +96,7 @@ impl RunFolder {
     /// Notes a child process of this program, for the sweeps of later processes. It blocks.
     pub(crate) fn note(&self, id: u32, resource: &str) -> io::Result<()> {
         let (began, resource) = (began(id)?.unwrap_or(0), resource.to_owned());
-        let note = LeftBehind { id, began, boot: boot(), resource, owner: program().to_owned() };
+        let note = LeftBehind { id, began, boot: boot()?, resource, owner: program().to_owned() };
         // Renamed, so that nobody reads one half of it.
         let new = self.path.join("new");
         fs::write(&new, note.text())?;
@@ -176,7 +176,7 @@ impl LeftBehind {
     }
 
     fn runs(&self) -> io::Result<bool> {
-        Ok(self.boot == boot() && runs_in_group_of(self.id, self.began)?)
+        Ok(self.boot == boot()? && runs_in_group_of(self.id, self.began)?)
     }
 }
 

@@ -50,10 +50,10 @@ impl ResourcePool {
 
     /// Opens a file, unless it was opened before, and leases its writer. A path alone is
     /// [appended](OpenFile::append) to. A second call needs the same path and settings. Closing writes what is in the
-    /// buffer, and syncs the file.
+    /// buffer, and syncs the file. [`reconnect`](Self::reconnect) writes what is in the buffer.
     ///
     /// # Errors
-    /// [`Error::Connect`] if it could not be opened; [`Error::NameTaken`] for another path, or another resource;
+    /// [`Error::Connect`] if it could not be opened, or written as it was reconnected; [`Error::NameTaken`] for another path, or another resource;
     /// [`Error::Timeout`], [`Error::Closing`] and [`Error::Closed`].
     ///
     /// # Cancel safety
@@ -73,7 +73,7 @@ impl ResourcePool {
     ///
     /// # Errors
     /// [`Error::Connect`] if the folder of this process could not be made, [`Error::Operation`] if this one could not;
-    /// [`Error::Timeout`], [`Error::Closing`] and [`Error::Closed`].
+    /// [`Error::Timeout`] also if the file system hangs; [`Error::Closing`] and [`Error::Closed`].
     ///
     /// # Cancel safety
     /// A folder that is made meanwhile is removed.

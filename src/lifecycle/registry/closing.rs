@@ -132,3 +132,28 @@ impl Pool for Registry {
         self.edges.lock().clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lifecycle::close::phase::Phase;
+    use crate::lifecycle::close::pool::HookRun;
+    use crate::lifecycle::settings::Settings;
+
+    /// Nobody would end a runtime that starts once the last hooks are taken.
+    #[test]
+    fn a_client_that_is_refused_starts_no_runtime() {
+        let registry = Registry::new(Ok(Settings::default()), Box::new(()), None);
+        let adopt = |name| {
+            let run = HookRun::Async(Box::new(|| Box::pin(async { Ok(()) })));
+            registry.adopt(name, Phase::Files, run, || true)
+        };
+        drop(registry.take_hooks(true));
+        let refused = adopt("late").unwrap_err();
+        assert!(matches!(refused, Error::Closed { .. }), "{refused}");
+        assert!(registry.context.runtime.current().is_none());
+        registry.hooks.lock().begin_again();
+        adopt("in time").unwrap();
+        assert!(registry.context.runtime.current().is_some());
+    }
+}
