@@ -22,10 +22,9 @@ use crate::lifecycle::spans::OperationSpan;
 use crate::lifecycle::status::State;
 use crate::lifecycle::work::Work;
 
-/// The shortest time between two words that tell that an attempt goes on. The limit of an attempt that has told one is
-/// no shorter than [`TOLD`].
+/// The shortest time between two words that tell that an attempt goes on.
 const TELLS: Duration = Duration::from_millis(10);
-/// The least time that an attempt has after a word of its progress, however short its limit is.
+/// The least time that an attempt has after such a word, however short its limit is. It has room for the next one.
 pub(crate) const TOLD: Duration = Duration::from_millis(20);
 
 /// The link of a resource to its pool. Cheap to clone.

@@ -1,8 +1,8 @@
 //! The core of a pool, which both facades are views of: its resources by name.
 //!
 //! No two of the locks `in_vain`, `entries`, `hooks` and `edges` are held at once. The close state, or the runtime's own
-//! lock, may be taken under `hooks`. No user code runs under them: a resource is made before `entries` is locked for it, and the closures of
-//! gone clients drop once `hooks` is free.
+//! lock, may be taken under `hooks`. No user code runs under them: a resource is made before `entries` is locked for it,
+//! and the closures of gone clients drop once `hooks` is free.
 
 mod changing;
 
