@@ -201,17 +201,18 @@ async fn a_late_client_closes_before_those_that_it_depends_on() {
 async fn a_closure_may_fail_panic_or_hang() {
     let options = {
         let mut options = common::unhurried();
-        options.close.long_step = Duration::from_millis(200);
+        // A panic takes longer than that, since its backtrace is printed.
+        (options.close.long_step, options.close.step) = (Duration::from_millis(200), SOON);
         options
     };
     let pool = ResourcePool::builder().environment([("", ""); 0]).options(options).build().unwrap();
     let (alive, (release, held)) = (client("alive"), mpsc::channel::<()>());
     let phase = Phase::Databases;
     pool.adopt("fails", &alive, phase, |_| Err("as the test asked".into())).unwrap();
-    pool.adopt("panics", &alive, phase, |_| panic!("as the test asked")).unwrap();
+    pool.adopt("panics", &alive, Phase::Files, |_| panic!("as the test asked")).unwrap();
     pool.adopt("hangs", &alive, phase, move |_| Ok(held.recv()?)).unwrap();
     pool.adopt_async("fails async", &alive, phase, |_| async { Err("as the test asked".into()) }).unwrap();
-    pool.adopt_async("panics async", &alive, phase, |_| async { panic!("as the test asked") }).unwrap();
+    pool.adopt_async("panics async", &alive, Phase::Files, |_| async { panic!("as the test asked") }).unwrap();
     pool.adopt_async("hangs async", &alive, phase, |_| std::future::pending()).unwrap();
     pool.adopt("closes", &alive, Phase::Telemetry, |_| Ok(())).unwrap();
     let report = pool.close_all().within(SOON).await;

@@ -135,10 +135,61 @@ impl Pool for Registry {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+    use std::time::Instant;
+
     use super::*;
+    use crate::base::error::Failure;
+    use crate::base::runtime::park_on;
     use crate::lifecycle::close::phase::Phase;
     use crate::lifecycle::close::pool::HookRun;
+    use crate::lifecycle::link::Link;
+    use crate::lifecycle::resource::Resource;
     use crate::lifecycle::settings::Settings;
+    use crate::lifecycle::status::State;
+
+    /// A resource whose connect never ends, and delays closing until the receiver drops what it is sent.
+    struct Starts(mpsc::Sender<Option<Box<dyn Send>>>);
+
+    impl Resource for Starts {
+        type Handle = ();
+
+        async fn connect(&self, link: &Link) -> Result<(), Failure> {
+            self.0.send(link.delay_closing()).unwrap();
+            link.going_on("starting", std::future::pending()).await
+        }
+
+        async fn ping(&self, (): &()) -> Result<(), Failure> {
+            Ok(())
+        }
+
+        async fn close(&self, (): ()) -> Result<(), Failure> {
+            Ok(())
+        }
+    }
+
+    /// The thread that starts a process goes on although the attempt is given up.
+    #[test]
+    fn closing_waits_for_what_an_attempt_has_begun() {
+        let mut settings = Settings::default();
+        settings.options.close.step = Duration::from_millis(20);
+        let registry = Registry::new(Ok(settings), Box::new(()), None);
+        registry.arm(&Arc::from("starts")).unwrap();
+        let (begin, begun) = mpsc::channel();
+        let slot = registry.made_of("starts", "test", Starts(begin), |_, _| true).unwrap();
+        AnySlot::try_again(Arc::clone(&slot) as Arc<dyn AnySlot>);
+        let delay = begun.recv().unwrap();
+        assert!(delay.is_some());
+        let closing = registry.start_closing(Reason::Requested, None).unwrap();
+        let until = Instant::now() + Duration::from_secs(20);
+        while AnySlot::state(&*slot) != State::Closed {
+            assert!(Instant::now() < until, "it does not close");
+            std::thread::yield_now();
+        }
+        assert!(!slot.has_disconnected() && closing.report().is_none());
+        drop(delay);
+        assert_eq!(park_on(closing.wait()).steps.len(), 1);
+    }
 
     /// Nobody would end a runtime that starts once the last hooks are taken.
     #[test]
