@@ -181,10 +181,22 @@ async fn a_late_client_closes_before_those_that_it_depends_on() {
     drop(pool.get::<Notes>("disk").await.unwrap());
     let clients = [client("above"), client("below")];
     let (user, noted, kept) = (pool.clone(), Arc::clone(&closed), clients.clone());
+    let (begin, begun) = mpsc::channel();
     let hook = move || {
-        for client in &kept {
-            adopt(&user, client, Phase::Models, &noted)?;
-        }
+        let [above, below] = &kept;
+        let first = Arc::clone(&noted);
+        let close_above = move |_| {
+            // Nothing has begun that it depends on.
+            let early = begun.recv_timeout(Duration::from_millis(200)).is_ok();
+            first.lock().push(if early { "too late" } else { "above" });
+            Ok(())
+        };
+        user.adopt("above", above, Phase::Models, close_above)?;
+        let close_below = move |_| {
+            noted.lock().push("below");
+            Ok(begin.send(()).unwrap_or_default())
+        };
+        user.adopt("below", below, Phase::Models, close_below)?;
         for (dependant, dependency) in [("above", "below"), ("below", "disk")] {
             user.depends_on(dependant, dependency)?;
         }
