@@ -386,7 +386,7 @@ fn a_reconnect_leaves_temporary_things_alone() {
     assert!(folder.path().join("one").exists() && file.path().exists());
     let later = pool.temp_dir().unwrap();
     assert_eq!(later.path().parent(), folder.path().parent());
-    // What cannot be kept is told, and gone.
+    // A file that cannot be kept is told, and gone.
     let at = file.path().to_owned();
     let error = file.persist(place.join("none").join("kept")).unwrap_err();
     assert!(matches!(&error, Error::Operation { action, .. } if action == "keep a temporary file"), "{error}");

@@ -16,7 +16,6 @@ use crate::base::process::ForkGuarded;
 use crate::base::run_folder::gone;
 use crate::base::runtime::{thread, timer};
 use crate::kinds::files::temp_folder::TempRoot;
-use crate::lifecycle::activity::Activity;
 use crate::lifecycle::lease::Lease;
 
 /// A temporary folder. It is removed with all that is in it when this drops, on a thread of its own, or when the pool
@@ -117,7 +116,7 @@ impl<T: Send + 'static> Kept<T> {
                 Err(Error::Operation { resource, action, source: failure.into_source().into() })
             }),
             () = timer(limit) => {
-                let Activity { name, endpoint, .. } = &*activity;
+                let (name, endpoint) = (&activity.name, &activity.endpoint);
                 Err(Error::Timeout(Arc::new(TimeoutError::new(name, endpoint, "the file system", began.elapsed()))))
             }
         }

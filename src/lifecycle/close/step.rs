@@ -73,13 +73,13 @@ impl Step {
 }
 
 /// The steps that close together, by their place: the phase, and within it how many levels of dependants are before them.
-pub(crate) type Levels = BTreeMap<(Phase, usize), Vec<Step>>;
+pub(crate) type StepLevels = BTreeMap<(Phase, usize), Vec<Step>>;
 
 /// Sorts steps into levels: by phase, and within a phase dependants before their dependencies. One whose phase is over
 /// comes next.
-pub(crate) fn order(steps: impl Iterator<Item = Step>, edges: &Edges) -> Levels {
+pub(crate) fn order(steps: impl Iterator<Item = Step>, edges: &Edges) -> StepLevels {
     let depths = edges.depths();
-    let mut levels = Levels::new();
+    let mut levels = StepLevels::new();
     for step in steps {
         let depth = depths.get(&*step.name()).copied().unwrap_or(0);
         levels.entry((step.phase(), depth)).or_default().push(step);
