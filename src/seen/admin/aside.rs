@@ -11,7 +11,7 @@ use crate::seen::admin::answer::Denial;
 
 /// A piece of the program's code that runs once at a time. A call that does not come back keeps one thread.
 pub(super) struct Aside {
-    /// What the code does, for the error.
+    /// The name of the code in errors.
     doing: &'static str,
     limit: Duration,
     place: Arc<Semaphore>,
