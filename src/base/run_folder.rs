@@ -206,22 +206,27 @@ fn sweep(parent: &Path) -> io::Result<Vec<LeftBehind>> {
         if !entry.file_type().is_ok_and(|kind| kind.is_dir()) || !is_left(&entry.file_name()) {
             continue;
         }
-        let done = LeftBehind::read(&path).and_then(|note| match note {
-            // Read without the lock, which another sweep of this moment may have.
-            Some(child) if child.runs()? => Ok(left.push(child)),
-            _ => match locked(&path)? {
-                Some(_lock) => {
-                    removed(&path)?;
-                    Ok(tracing::info!(folder = %path.display(), "removed what an earlier process has left"))
-                }
-                None => Ok(()),
-            },
-        });
-        if let Err(error) = done {
-            tracing::warn!(folder = %path.display(), %error, "an earlier process has left this");
+        match swept(&path) {
+            Ok(child) => left.extend(child),
+            Err(error) => tracing::warn!(folder = %path.display(), %error, "an earlier process has left this"),
         }
     }
     Ok(left)
+}
+
+/// Removes the folder of a process that is gone, unless its child process still runs, which is returned.
+fn swept(path: &Path) -> io::Result<Option<LeftBehind>> {
+    // Read without the lock, which another sweep of this moment may have.
+    if let Some(child) = LeftBehind::read(path)?
+        && child.runs()?
+    {
+        return Ok(Some(child));
+    }
+    if let Some(_lock) = locked(path)? {
+        removed(path)?;
+        tracing::info!(folder = %path.display(), "removed what an earlier process has left");
+    }
+    Ok(None)
 }
 
 /// Whether this is the name of a folder whose process does not run.
