@@ -27,8 +27,8 @@ pub struct AdminLimits {
     /// The most requests per second of one address without the token, of one address with it, and of one session; twice
     /// as many may come at once. The probes are not counted. A further request gets the status 429. Defaults to 100.
     pub requests: u32,
-    /// How long the head of a request, its body, a stall of the one who reads the answer, and the pause until the next
-    /// request on the same connection may last. Defaults to 5 s.
+    /// How long the head of a request, its body, a stall of the one who reads the answer, the pause until the next
+    /// request on the same connection, and a call of the program's own code may last. Defaults to 5 s.
     pub patience: Duration,
 }
 
