@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use crate::base::error::{BoxError, Error, Failure, OneLine, Source};
+use crate::base::error::{BoxError, Error, OneLine, Source};
 use crate::base::holder::Holder;
 use crate::base::process::Process;
 use crate::base::repeat::Repeat;
