@@ -168,8 +168,12 @@ test("the token is typed in, and verbs are confirmed, all by keyboard", async ()
   await page.keyboard.press("Escape");
   await page.locator("#confirm[open]").waitFor({ state: "detached" });
   await has(1);
+  const focused = (selector) => page.locator(`${selector}:focus`).waitFor();
+  await focused('button[aria-label="Reconnect redis"]');
   await page.keyboard.press("Enter");
+  await page.locator("#confirm[open]").waitFor();
   await page.keyboard.press("Tab");
+  await focused("#confirm-yes");
   await page.keyboard.press("Enter");
   await has(2);
   await page.getByRole("button", { name: "Close redis" }).click();
