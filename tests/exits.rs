@@ -51,8 +51,6 @@ const KINDS: &[Kind] = &[
     Kind::Redis,
     #[cfg(feature = "postgres")]
     Kind::Postgres,
-    #[cfg(feature = "mysql")]
-    Kind::MySql,
 ];
 
 const NAMES: &[&str] = &[
@@ -66,8 +64,6 @@ const NAMES: &[&str] = &[
     "redis",
     #[cfg(feature = "postgres")]
     "postgres",
-    #[cfg(feature = "mysql")]
-    "mysql",
 ];
 
 fn main() {
@@ -384,8 +380,6 @@ const STORIES: &[(&str, Story)] = &[
     ("frozen_or_gone_redis", |_| frozen_or_gone(Kind::Redis)),
     #[cfg(feature = "postgres")]
     ("frozen_or_gone_postgres", |_| frozen_or_gone(Kind::Postgres)),
-    #[cfg(feature = "mysql")]
-    ("frozen_or_gone_mysql", |_| frozen_or_gone(Kind::MySql)),
 ];
 
 /// Only the servers' addresses are configured.

@@ -690,7 +690,7 @@ fn keys_variables_and_urls_are_read_and_named() {
         Error::Config { key, problem } => format!("{key}: {problem}"),
         other => panic!("{other}"),
     };
-    assert!(key(&[("POSTGRES_URL", "mysql://localhost/x")]).starts_with("POSTGRES_URL: has the scheme"));
+    assert!(key(&[("DATABASE_URL", "mysql://localhost/x")]).starts_with("DATABASE_URL: has the scheme"));
     assert!(key(&[("POSTGRES_URL", "postgres://localhost/x?sslmode=prefer")]).contains("fall away in silence"));
     assert!(key(&[("POSTGRES_URL", "postgres://localhost/x?pool=1")]).contains("unknown parameter `pool`"));
     assert!(key(&[("POSTGRES_PORT", "none")]).starts_with("POSTGRES_PORT"));

@@ -2,65 +2,27 @@
 
 use std::collections::BTreeMap;
 use std::env::{self, VarError};
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::error::Error;
 use crate::base::millis::{MILLIS, number};
 
-/// The URL that is read by the kind that its scheme names.
-const SHARED_URL: &str = "DATABASE_URL";
-/// The beginning of the variables that are read by the kind that [`SHARED_KIND`] names.
-const SHARED: &str = "DB_";
-const SHARED_KIND: &str = "DB_KIND";
-
-/// Whether several kinds may have this variable.
-pub(crate) fn is_shared(name: &str) -> bool {
-    name == SHARED_URL || name.starts_with(SHARED)
-}
-
 /// Where environment variables are read from. An empty one counts as not set.
-#[derive(Clone)]
-pub(crate) struct Environment {
-    /// The variables instead of those of the process.
-    fixed: Option<Arc<BTreeMap<String, String>>>,
-    /// The words that name the kind in variables that several kinds share. Without any, no variable is shared.
-    shared_by: &'static [&'static str],
-}
+pub(crate) struct Environment(Option<BTreeMap<String, String>>);
 
 impl Environment {
     /// The variables of the process.
     pub(crate) fn process() -> Self {
-        Environment { fixed: None, shared_by: &[] }
+        Environment(None)
     }
 
     /// These variables instead.
     pub(crate) fn fixed(variables: impl IntoIterator<Item = (String, String)>) -> Self {
-        Environment { fixed: Some(Arc::new(variables.into_iter().collect())), shared_by: &[] }
-    }
-
-    /// The variables as a kind sees them that these words name: without the shared ones that are meant for another kind.
-    pub(crate) fn shared_by(&self, words: &'static [&'static str]) -> Self {
-        Environment { shared_by: words, ..self.clone() }
+        Environment(Some(variables.into_iter().collect()))
     }
 
     pub(crate) fn get(&self, name: &str) -> Result<Option<String>, Error> {
-        let is_mine = |word: &str| self.shared_by.iter().any(|mine| mine.eq_ignore_ascii_case(word.trim()));
-        let value = self.value(name)?;
-        let word = match &value {
-            Some(url) if name == SHARED_URL => url.split(':').next().map(str::to_owned),
-            Some(_) if name.starts_with(SHARED) => self.value(SHARED_KIND)?,
-            _ => return Ok(value),
-        };
-        if self.shared_by.is_empty() || word.is_some_and(|word| is_mine(&word)) {
-            return Ok(value);
-        }
-        tracing::debug!("{name} is left to another kind than {:?}", self.shared_by);
-        Ok(None)
-    }
-
-    fn value(&self, name: &str) -> Result<Option<String>, Error> {
-        let value = match &self.fixed {
+        let value = match &self.0 {
             Some(fixed) => fixed.get(name).cloned(),
             None => match env::var(name) {
                 Ok(value) => Some(value),
@@ -73,7 +35,7 @@ impl Environment {
 
     /// The names of all that are set and begin so, in their order.
     pub(crate) fn beginning_with(&self, prefix: &str) -> Vec<String> {
-        let mut names: Vec<String> = match &self.fixed {
+        let mut names: Vec<String> = match &self.0 {
             Some(fixed) => fixed.iter().filter(|(_, value)| !value.is_empty()).map(|(name, _)| name.clone()).collect(),
             None => env::vars_os()
                 .filter(|(_, value)| !value.is_empty())
