@@ -13,7 +13,7 @@ use crate::child::Child;
 const PACKAGE: &str = "resource-pool";
 const TLS: &str = "tls";
 /// Features that name no driver first. A driver may depend on the crates that these bring along.
-const NO_DRIVERS: [&str; 3] = [TLS, "streams", "tower"];
+const NO_DRIVERS: [&str; 4] = [TLS, "processes", "streams", "tower"];
 
 /// Lints every feature alone, and no feature at all, each with TLS and without. The last run has all features but TLS.
 /// That covers any two features in each of their four combinations. Only the run with `_all` counts dead code;
