@@ -251,7 +251,7 @@ async fn an_async_closure_closes_a_client() {
     for client in [&alive, &gone] {
         let closed = Arc::clone(&closed);
         let close = move |client: Arc<Client>| async move {
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            tokio::task::yield_now().await;
             closed.lock().push(client.0);
             Ok(())
         };

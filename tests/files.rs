@@ -13,19 +13,11 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use common::until;
-use resource_pool::config::Options;
+use common::{pool_of, until};
 use resource_pool::{Error, FileWriter, Health, OpenFile, Outcome, Phase, ResourcePool, State, TempFolder, blocking};
 
 /// The limit for an expected change, also on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
-
-fn pool_of(change: impl FnOnce(&mut Options)) -> blocking::ResourcePool {
-    let mut options = common::unhurried();
-    (options.health.each, options.health.all, options.health.slow) = (SOON, SOON, SOON);
-    change(&mut options);
-    blocking::ResourcePool::builder().environment([("", ""); 0]).options(options).build().unwrap()
-}
 
 fn pool() -> blocking::ResourcePool {
     pool_of(|_| {})
@@ -128,7 +120,7 @@ fn a_reconnect_goes_on_with_the_file() {
         writeln!(&*pool.file(name, file.clone()).unwrap(), "again").unwrap();
         writer.sync().unwrap();
         assert_eq!(fs::read_to_string(place.join(name)).unwrap(), "before\nafter\nagain\n");
-        // One that was closed is opened anew.
+        // A file that was closed is opened anew.
         assert!(pool.close(name).unwrap().all_closed());
         pool.reconnect(name).unwrap();
         writeln!(&*pool.file(name, file).unwrap(), "anew").unwrap();

@@ -9,22 +9,30 @@ use std::sync::{Arc, Barrier, mpsc};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
-use common::until;
+use common::{pool_of, until};
 use resource_pool::config::Options;
 use resource_pool::{Error, Failure, Health, ModelLoader, Phase, ResourcePool, State, blocking};
 
 /// The limit for an expected change, also on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
 
-fn pool_of(change: impl FnOnce(&mut Options)) -> blocking::ResourcePool {
-    let mut options = common::unhurried();
-    (options.health.each, options.health.all, options.health.slow) = (SOON, SOON, SOON);
-    change(&mut options);
-    blocking::ResourcePool::builder().environment([("", ""); 0]).options(options).build().unwrap()
-}
-
 fn pool() -> blocking::ResourcePool {
     pool_of(|_| {})
+}
+
+/// A load of the number 7 that takes until it is let go, at most this long. The count is that of the loads.
+fn held_load(
+    most: Duration,
+) -> (mpsc::Sender<()>, Arc<AtomicUsize>, impl Fn() -> Result<i32, Failure> + Send + Sync + 'static) {
+    let ((go, waits), loads) = (mpsc::channel(), Arc::<AtomicUsize>::default());
+    let (waits, counted) = (std::sync::Mutex::new(waits), Arc::clone(&loads));
+    let load = move || {
+        counted.fetch_add(1, Ordering::SeqCst);
+        // It ends in the same way if nobody lets it go.
+        let _let_go = waits.lock().unwrap().recv_timeout(most);
+        Ok(7)
+    };
+    (go, loads, load)
 }
 
 /// An object that tells on which thread it drops.
@@ -86,7 +94,7 @@ fn a_model_is_unloaded_on_another_thread() {
     assert!(pool.close("free").unwrap().all_closed());
     assert_ne!(drops.try_recv().unwrap(), thread::current().id(), "it is unloaded once `close` answers");
 
-    // One that is still held goes on, and the last guard does not drop it itself.
+    // A model that is still held goes on, and the last guard does not drop it itself.
     let held = pool.model("held", loader()).unwrap();
     let line = line!() - 1;
     let report = pool.close("held").unwrap();
@@ -107,16 +115,8 @@ fn a_model_is_unloaded_on_another_thread() {
 async fn a_caller_that_gives_up_leaves_the_loading_alone() {
     let change = |options: &mut Options| options.connect_timeout = Duration::from_millis(50);
     let pool: ResourcePool = pool_of(change).as_async();
-    let (go, waits) = mpsc::channel::<()>();
-    let waits = std::sync::Mutex::new(waits);
-    let loads = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&loads);
     // It takes longer than an attempt to connect may.
-    let load = move || {
-        counted.fetch_add(1, Ordering::SeqCst);
-        waits.lock().unwrap().recv_timeout(SOON)?;
-        Ok(7)
-    };
+    let (go, loads, load) = held_load(SOON);
     let impatient = pool.within(Duration::from_millis(200)).model("slow", load).await.unwrap_err();
     assert!(matches!(impatient, Error::Timeout(_)), "{impatient}");
     assert_eq!(pool.status().resource("slow").unwrap().state, State::Connecting);
@@ -131,16 +131,8 @@ async fn a_caller_that_gives_up_leaves_the_loading_alone() {
 #[test]
 fn a_short_time_to_connect_loads_once() {
     let pool = pool_of(|options| options.connect_timeout = Duration::from_millis(1));
-    let (go, waits) = mpsc::channel::<()>();
-    let waits = std::sync::Mutex::new(waits);
-    let loads = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&loads);
-    let load = move || {
-        counted.fetch_add(1, Ordering::SeqCst);
-        // Longer than several attempts.
-        waits.lock().unwrap().recv_timeout(Duration::from_millis(200)).unwrap_err();
-        Ok(7)
-    };
+    // It takes as long as many attempts may.
+    let (go, loads, load) = held_load(Duration::from_millis(200));
     assert_eq!(*pool.model("slow", load).unwrap(), 7);
     assert_eq!(loads.load(Ordering::SeqCst), 1);
     drop(go);
@@ -229,12 +221,11 @@ fn a_model_that_cannot_be_loaded_says_why() {
         _ => Ok(1),
     };
     assert_eq!(*pool.model("later", second).unwrap(), 1);
-    let slow = ModelLoader::new(|| {
-        thread::sleep(Duration::from_millis(300));
-        Ok(1)
-    });
+    let (go, _, held) = held_load(SOON);
+    let slow = ModelLoader::new(held);
     let (_, _, text) = told(pool.model("slow", slow.limit(Duration::from_millis(20))).unwrap_err());
     assert!(text.contains("it was not loaded within 20ms"), "{text}");
+    drop(go);
 }
 
 /// The resident memory of this process, in MiB.

@@ -14,20 +14,12 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use common::until;
-use resource_pool::config::Options;
+use common::{pool_of, until};
 use resource_pool::{Child, ChildProcess, Error, Failure, Health, Lease, Link, Outcome, Phase, Resource};
 use resource_pool::{ResourcePool, State, What, blocking};
 
 /// The limit for an expected change, also on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
-
-fn pool_of(change: impl FnOnce(&mut Options)) -> blocking::ResourcePool {
-    let mut options = common::unhurried();
-    (options.health.each, options.health.all, options.health.slow) = (SOON, SOON, SOON);
-    change(&mut options);
-    blocking::ResourcePool::builder().environment([("", ""); 0]).options(options).build().unwrap()
-}
 
 fn pool() -> blocking::ResourcePool {
     pool_of(|_| {})
@@ -336,7 +328,7 @@ fn a_child_whose_status_is_taken_away_has_ended() {
     assert!(pool.close_all().unwrap().all_closed());
 }
 
-/// Those that a run has left get SIGTERM, and the grace, before the next run.
+/// The processes that a run has left get SIGTERM, and the grace, before the next run.
 #[test]
 fn the_rest_of_a_run_is_asked_to_end_before_the_next_one() {
     let pool = pool();

@@ -17,8 +17,11 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use resource_pool::config::Options;
-use resource_pool::{Failure, Link, Resource, Usage};
+use resource_pool::{Failure, Link, Resource, Usage, blocking};
 use tracing_subscriber::filter::LevelFilter;
+
+/// The limit of a health check in [`pool_of`].
+const UNHURRIED: Duration = Duration::from_secs(20);
 
 /// Between two looks at a condition: short for a limit of seconds, and cheap.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -91,6 +94,15 @@ impl Stopwatch {
     pub(crate) fn took(&self) -> Duration {
         PAUSE * self.pauses.load(Ordering::Relaxed)
     }
+}
+
+/// A pool for threads with nothing configured, whose health checks also wait for a busy machine.
+pub(crate) fn pool_of(change: impl FnOnce(&mut Options)) -> blocking::ResourcePool {
+    let mut options = unhurried();
+    let health = &mut options.health;
+    (health.each, health.all, health.slow) = (UNHURRIED, UNHURRIED, UNHURRIED);
+    change(&mut options);
+    blocking::ResourcePool::builder().environment([("", ""); 0]).options(options).build().unwrap()
 }
 
 /// A resource with nothing to connect to.

@@ -138,9 +138,7 @@ impl Resource for OpenFile {
     }
 
     fn usage(&self, _: &FileWriter) -> Usage {
-        let mut usage = Usage::default();
-        (usage.max, usage.open) = (Some(1), Some(1));
-        usage
+        Usage { max: Some(1), open: Some(1), ..Usage::default() }
     }
 }
 

@@ -331,7 +331,7 @@ async fn close_slots(
                 adopts = false;
             }
             if !late.is_empty() {
-                // Those that are left come along, since the late ones may depend on them.
+                // The steps that are left come along, since the late ones may depend on them.
                 let steps = std::mem::take(&mut levels).into_values().flatten();
                 levels = order(steps.chain(late.into_iter().map(Step::Hook)), &pool.edges());
             }
