@@ -1691,7 +1691,7 @@ fn adopted_clients_are_no_dearer_the_more_there_are() {
         .collect();
     let took = started.elapsed();
     assert!(took < SOON, "{took:?} for {}", clients.len());
-    // Closures of clients that are gone do not pile up.
+    // Closures of clients that are gone do not pile up. They are dropped on another thread.
     let closure = Arc::new(());
     for _ in 0..100_000 {
         let held = Arc::clone(&closure);
@@ -1701,8 +1701,7 @@ fn adopted_clients_are_no_dearer_the_more_there_are() {
         };
         pool.adopt("gone", &Arc::new(()), Phase::Databases, close).unwrap();
     }
-    let kept = Arc::strong_count(&closure);
-    assert!(kept <= 1 + clients.len(), "{kept} kept");
+    until(SOON, || Arc::strong_count(&closure) <= 1 + clients.len());
     drop(clients);
     assert!(pool.close_all().unwrap().steps.is_empty());
 }
