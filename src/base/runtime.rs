@@ -11,7 +11,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-#[cfg(any(feature = "checkouts", feature = "requests"))]
+#[cfg(feature = "checkouts")]
 use std::future::poll_fn;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -317,7 +317,7 @@ pub fn block_on<F: Future>(resource: &Arc<str>, runtime: &Handle, future: F) -> 
 }
 
 /// Polls the future within this runtime's context, on any executor.
-#[cfg(any(feature = "checkouts", feature = "requests"))]
+#[cfg(feature = "checkouts")]
 pub(crate) async fn inside<F: Future>(runtime: &Handle, future: F) -> F::Output {
     let mut future = pin!(future);
     poll_fn(|context| {

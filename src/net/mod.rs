@@ -1,6 +1,5 @@
 //! Tools that the adapters of servers share. They know no pool.
 
-pub(crate) mod base_url;
 pub(crate) mod checks;
 pub(crate) mod count;
 pub(crate) mod endpoint;

@@ -2,6 +2,8 @@
 
 /// The names at the crate's root.
 pub(crate) mod root {
+    pub use ::sqlx;
+
     pub use crate::kinds::postgres::{Postgres, PostgresHandle, PostgresResource, PostgresTransaction};
 }
 
