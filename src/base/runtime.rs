@@ -234,39 +234,6 @@ pub(crate) async fn apart<T: Send + 'static>(run: impl FnOnce() -> T + Send + 's
     ended.await.unwrap_or_else(|_no_answer| Err(Failure::transient("its thread has ended")))
 }
 
-/// Turns for code that blocks, so that calls to a file system that hangs keep one thread, and not one each. A call that
-/// is given up ends before the next one begins.
-#[cfg(feature = "files")]
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Turns(Arc<tokio::sync::Mutex<()>>);
-
-#[cfg(feature = "files")]
-impl Turns {
-    /// Runs code on a thread of its own, once those before it have come back.
-    ///
-    /// # Errors
-    /// The code panicked.
-    ///
-    /// # Cancel safety
-    /// If the future is dropped, code that has begun goes on, and keeps its turn.
-    pub(crate) async fn apart<T: Send + 'static>(
-        &self,
-        run: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, Failure> {
-        let turn = Arc::clone(&self.0).lock_owned().await;
-        apart(move || {
-            let _turn = turn;
-            run()
-        })
-        .await
-    }
-
-    /// Whether such code runs now.
-    pub(crate) fn is_taken(&self) -> bool {
-        self.0.try_lock().is_err()
-    }
-}
-
 /// Blocks this thread until the future is done. The future must not need a runtime's context.
 pub(crate) fn park_on<F: Future>(future: F) -> F::Output {
     let waker = unparker();

@@ -53,8 +53,8 @@ impl ResourcePool {
     /// buffer, and syncs the file. [`reconnect`](Self::reconnect) writes what is in the buffer.
     ///
     /// # Errors
-    /// [`Error::Connect`] if it could not be opened, or written as it was reconnected; [`Error::NameTaken`] for another path, or another resource;
-    /// [`Error::Timeout`], [`Error::Closing`] and [`Error::Closed`].
+    /// [`Error::Connect`] if it could not be opened, or written as it was reconnected; [`Error::NameTaken`] for another
+    /// path, or another resource; [`Error::Timeout`], [`Error::Closing`] and [`Error::Closed`].
     ///
     /// # Cancel safety
     /// Dropping the future stops only the waiting.

@@ -3,6 +3,7 @@
 mod open_file;
 mod temp;
 mod temp_folder;
+mod turns;
 mod writer;
 
 pub use self::open_file::OpenFile;

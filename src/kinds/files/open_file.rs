@@ -5,8 +5,8 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::base::error::Failure;
-use crate::base::runtime::Turns;
 use crate::base::setters::setters;
+use crate::kinds::files::turns::Turns;
 use crate::kinds::files::writer::FileWriter;
 use crate::lifecycle::close::phase::Phase;
 use crate::lifecycle::link::Link;

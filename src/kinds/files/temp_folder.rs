@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::base::error::Failure;
 use crate::base::run_folder::RunFolder;
-use crate::base::runtime::{Turns, apart};
+use crate::base::runtime::apart;
+use crate::kinds::files::turns::Turns;
 use crate::lifecycle::close::phase::Phase;
 use crate::lifecycle::link::Link;
 use crate::lifecycle::resource::Resource;
