@@ -1,5 +1,5 @@
-//! One process-wide pool through which a program reaches MongoDB, RabbitMQ, ClickHouse, Redis and PostgreSQL, from plain threads and
-//! from tokio.
+//! One process-wide pool through which a program reaches MongoDB, RabbitMQ, ClickHouse, Redis, PostgreSQL, MySQL and SQLite,
+//! from plain threads and from tokio.
 //!
 //! The pool connects on first use, leases in nanoseconds, checks health by real round trips, brings lost connections back, and
 //! closes everything in order when the process ends. Only SIGKILL, `abort` and the like prevent that.
@@ -51,14 +51,19 @@
 //! | add resources of your own | [`Resource`], [`adapter`] |
 //!
 //! [`blocking`] has the types for threads under the same names. The drivers are re-exported, so that a program needs no
-//! dependency on them: `resource_pool::mongodb`, `::lapin`, `::clickhouse`, `::redis`, `::sqlx` and `::r2d2`.
+//! dependency on them: `resource_pool::mongodb`, `::lapin`, `::clickhouse`, `::redis`, `::sqlx`,
+//! `::reqwest` and `::r2d2`.
 //!
 //! # Features
 //!
 //! | feature | on by default | |
 //! |---|---|---|
 //! | `mongodb`, `rabbitmq`, `clickhouse`, `redis` | yes | a kind of resource each |
-//! | `postgres` | no | PostgreSQL, by sqlx |
+//! | `postgres`, `mysql`, `sqlite` | no | PostgreSQL, MySQL with MariaDB, SQLite: by sqlx |
+//! | `elastic` | no | Elasticsearch, OpenSearch and what is compatible with them |
+//! | `http` | no | a client of HTTP, by reqwest |
+//! | `llm` | no | a language model behind an OpenAI-compatible server |
+//! | `chroma`, `milvus` | no | vector stores |
 //! | `macros` | yes | [`#[resource_pool::main]`](macro@main) and [`#[resource_pool::test]`](macro@test) |
 //! | `r2d2` | with `redis` | a resource of any adapter for r2d2 |
 //! | `tls` | no | TLS for all kinds |
@@ -70,7 +75,7 @@
 //! | `files` | no | open files that are flushed and synced, temporary files and folders |
 //! | `admin` | no | the status page, and status, holders, events and verbs over HTTP |
 //! | `log` | no | log lines reach loggers of the crate `log`, too |
-//! | `checkouts`, `streams` | with the kinds that need them | parts for kinds of your own |
+//! | `checkouts`, `streams`, `requests` | with the kinds that need them | parts for kinds of your own |
 //!
 //! `RESOURCE_MANAGER.md` in the repository is the guide, and `docs/reference` has every option, variable, error and limit.
 
@@ -101,6 +106,10 @@ pub use kinds::model::{Loaded, Model, ModelLoader};
 pub use kinds::processes::{Child, ChildProcess};
 #[cfg(feature = "r2d2")]
 pub use kinds::r2d2::{Connections, R2d2};
+#[cfg(feature = "http")]
+pub use kinds::rest::{RestKind, RestResource};
+#[cfg(feature = "_sql")]
+pub use kinds::sql::{SqlGuard, SqlHandle, SqlKind, SqlResource, SqlTransaction};
 pub use lifecycle::application::Hold;
 pub use lifecycle::busy::Busy;
 pub use lifecycle::close::phase::Phase;
@@ -114,6 +123,8 @@ pub use lifecycle::link::Link;
 #[cfg(feature = "metrics")]
 pub use lifecycle::measured::{Measure, Measured};
 pub use lifecycle::observers::Events;
+#[cfg(feature = "requests")]
+pub use lifecycle::requests::{HttpRequest, HttpResponse, HttpStatusError};
 pub use lifecycle::resource::Resource;
 pub use lifecycle::status::{ClosedCounts, Counters, NodeStatus, PoolStatus, ResourceStatus, State, Usage};
 pub use lifecycle::work::Work;
@@ -130,6 +141,10 @@ pub use lifecycle::model;
 
 #[cfg(feature = "r2d2")]
 pub use ::r2d2;
+#[cfg(feature = "requests")]
+pub use ::reqwest;
+#[cfg(feature = "_sql")]
+pub use ::sqlx;
 
 /// Runs an `async fn main` on the [global](ResourcePool::global) pool, in the place of `#[tokio::main]`.
 ///

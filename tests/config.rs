@@ -1254,7 +1254,51 @@ fn config_value_has_the_parts_of_its_urls() {
             config.set(name, postgres.host("staging"));
             assert_eq!(moved(config, name), "postgres://staging:7/db");
         }
+        #[cfg(feature = "mysql")]
+        {
+            use resource_pool::config::MySqlConfig;
+
+            let (mut config, name) = of("mysql", "mariadb://me:p4ss@prod:7/db");
+            let mysql = config.get::<MySqlConfig>(name).unwrap().clone();
+            assert_eq!((&*mysql.host, mysql.port, &*mysql.database), ("prod", 7, "db"));
+            config.set(name, mysql.host("staging"));
+            assert_eq!(moved(config, name), "mysql://staging:7/db");
+        }
     }
+}
+
+/// A variable that several kinds share is read by the kind that it names, and by no other one.
+#[cfg(all(feature = "postgres", feature = "mysql", feature = "sqlite"))]
+#[test]
+fn config_of_a_shared_variable_is_read_by_the_kind_that_it_names() {
+    const DEFAULTS: [&str; 3] = ["postgres://localhost:5432/postgres", "mysql://localhost:3306/", "database.sqlite"];
+    let ends = |variables: &[(&str, &str)], expected: [&str; 3]| {
+        let pool = ResourcePool::builder().environment(variables.iter().copied()).build().unwrap();
+        let found = ["postgres", "mysql", "sqlite"].map(|name| endpoint(&pool, name));
+        for (found, expected) in found.iter().zip(expected) {
+            assert!(found.ends_with(expected), "{variables:?}: {found}, not {expected}");
+        }
+    };
+    let [postgres, mysql, sqlite] = DEFAULTS;
+    ends(&[("DATABASE_URL", "postgresql://h/d")], ["postgres://h:5432/d", mysql, sqlite]);
+    ends(&[("DATABASE_URL", "mysql://h/d")], [postgres, "mysql://h:3306/d", sqlite]);
+    ends(&[("DATABASE_URL", "MariaDB://h/d")], [postgres, "mysql://h:3306/d", sqlite]);
+    ends(&[("DATABASE_URL", "sqlite:///tmp/d.db")], [postgres, mysql, "sqlite:///tmp/d.db"]);
+    for name in ["postgres", "mysql", "sqlite"] {
+        let (key, problem) = asked(builder([("DATABASE_URL", "mongodb://h/d")]), name);
+        assert_eq!(key, "DATABASE_URL");
+        assert!(problem.contains("no kind reads; expected `postgres:`, `postgresql:`"), "{problem}");
+    }
+    // The kind's own variable comes first.
+    ends(&[("DATABASE_URL", "mysql://h/d"), ("MYSQL_URL", "mysql://own/d")], [postgres, "mysql://own:3306/d", sqlite]);
+    let parts = [("DB_HOST", "h"), ("DB_PORT", "7"), ("DB_USERNAME", "u"), ("DB_PASSWORD", "p"), ("DB_NAME", "/n")];
+    let of = |kind| [&parts[..], &[("DB_KIND", kind)]].concat();
+    ends(&parts, DEFAULTS);
+    ends(&of("postgres"), ["postgres://h:7/%2Fn", mysql, sqlite]);
+    ends(&of("MySQL"), [postgres, "mysql://h:7/%2Fn", sqlite]);
+    ends(&of("sqlite"), [postgres, mysql, "sqlite:///n"]);
+    ends(&of("oracle"), DEFAULTS);
+    ends(&[&of("mysql")[..], &[("MYSQL_HOST", "own")]].concat(), [postgres, "mysql://own:7/%2Fn", sqlite]);
 }
 
 /// Runs again as a process of its own, with variables.
@@ -1346,6 +1390,22 @@ fn config_every_field_has_a_setter() {
         let config = config.pool_recycle(time).pre_ping(false).overflow_timeout(time).tls(tls());
         let config = config.test_idle_after(time).on_connect(|_| Box::pin(async { Ok(()) }));
         all_are_set(&config, &PostgresConfig::default(), &[]);
+    }
+    #[cfg(feature = "mysql")]
+    {
+        use resource_pool::config::MySqlConfig;
+        let config = MySqlConfig::url("mysql://h").host("h").port(1).user("u").password("p").password_file("f");
+        let config = config.database("d").pool_size(1).max_overflow(2).pool_timeout(time).pool_recycle(time);
+        let config = config.pre_ping(false).overflow_timeout(time).tls(tls()).test_idle_after(time);
+        all_are_set(&config.on_connect(|_| Box::pin(async { Ok(()) })), &MySqlConfig::default(), &[]);
+    }
+    #[cfg(feature = "sqlite")]
+    {
+        use resource_pool::config::SqliteConfig;
+        let config = SqliteConfig::file("f").create(true).read_only(true).wal(false).busy_timeout(time);
+        let config = config.operation_timeout(time).pool_size(1).max_overflow(2).pool_timeout(time);
+        let config = config.pool_recycle(time).pre_ping(false).overflow_timeout(time).test_idle_after(time);
+        all_are_set(&config.on_connect(|_| Box::pin(async { Ok(()) })), &SqliteConfig::default(), &["url"]);
     }
     let retry = Retry::default().attempts(1).base(time).cap(time).budget(time).recovery(time);
     all_are_set(&retry, &Retry::default(), &[]);

@@ -39,7 +39,7 @@ fn pool_of(urls: &[(Kind, &str)], change: impl FnOnce(&mut Options)) -> Resource
         Kind::RabbitMq => builder.resource(RabbitMqConfig::url(*url)),
         Kind::ClickHouse => builder.resource(ClickHouseConfig::url(*url)),
         Kind::Redis => builder.resource(RedisConfig::url(*url)),
-        Kind::Postgres => panic!("it has tests of its own"),
+        other => panic!("{other} has tests of its own"),
     });
     builder.build().unwrap()
 }

@@ -76,7 +76,10 @@ fn example_says_which_server_is_missing() {
             Kind::RabbitMq => "amqp://127.0.0.1:1",
             Kind::ClickHouse => "http://127.0.0.1:1",
             Kind::Redis => "redis://127.0.0.1:1",
+            Kind::Elastic => "http://127.0.0.1:1",
             Kind::Postgres => "postgres://127.0.0.1:1",
+            Kind::MySql => "mysql://127.0.0.1:1",
+            Kind::Chroma | Kind::Milvus => "http://127.0.0.1:1",
         };
         let output = run(name, nowhere);
         let said = String::from_utf8_lossy(&output.stderr);

@@ -56,6 +56,8 @@ const LONG: Duration = s(8);
 const SHORT: &[(Kind, &[Fault])] = &[
     #[cfg(feature = "postgres")]
     (Kind::Postgres, &[Fault::Freeze(s(5)), Fault::Full(s(4)), Fault::Kill(Duration::ZERO), Fault::RightGone(s(4))]),
+    #[cfg(feature = "mysql")]
+    (Kind::MySql, &[Fault::Freeze(s(5)), Fault::Full(s(4)), Fault::Kill(Duration::ZERO), Fault::RightGone(s(4))]),
     (Kind::Mongo, &[Fault::Kill(Duration::ZERO), Fault::BlackHole(s(5))]),
     (Kind::RabbitMq, &[Fault::Alarm(s(2)), Fault::Reset(3), Fault::Freeze(s(5)), Fault::Full(s(4))]),
     (Kind::ClickHouse, &[Fault::Collapse(s(5)), Fault::Slow(s(5))]),
@@ -164,6 +166,7 @@ fn mongo_rabbitmq_clickhouse_redis_under_faults() {
         return;
     }
     let built = Kind::ALL.into_iter().chain(cfg!(feature = "postgres").then_some(Kind::Postgres));
+    let built = built.chain(cfg!(feature = "mysql").then_some(Kind::MySql));
     let kinds = built.filter(|kind| chosen == "all" || chosen == kind.name());
     let mut outcomes: Vec<Outcome> = kinds.map(|kind| suffer(kind, &FULL, true, &runtime)).collect();
     // The promotion loses writes. It runs on a server of its own, so that they cannot be confused with other losses.

@@ -65,6 +65,20 @@ fn guide_tables_have_every_option_and_its_default() {
     let all = [
         #[cfg(feature = "postgres")]
         ("PostgresConfig", &resource_pool::config::PostgresConfig::default() as &dyn Debug),
+        #[cfg(feature = "mysql")]
+        ("MySqlConfig", &resource_pool::config::MySqlConfig::default() as &dyn Debug),
+        #[cfg(feature = "sqlite")]
+        ("SqliteConfig", &resource_pool::config::SqliteConfig::default() as &dyn Debug),
+        #[cfg(feature = "elastic")]
+        ("ElasticConfig", &resource_pool::config::ElasticConfig::default()),
+        #[cfg(feature = "http")]
+        ("HttpConfig", &resource_pool::config::HttpConfig::default()),
+        #[cfg(feature = "llm")]
+        ("LlmConfig", &resource_pool::config::LlmConfig::default()),
+        #[cfg(feature = "chroma")]
+        ("ChromaConfig", &resource_pool::config::ChromaConfig::default()),
+        #[cfg(feature = "milvus")]
+        ("MilvusConfig", &resource_pool::config::MilvusConfig::default()),
         ("Options", &options as &dyn Debug),
         ("Retry", &Retry::default()),
         ("ProbeOptions", &ProbeOptions::default()),
@@ -97,13 +111,20 @@ fn guide_has_every_environment_name() {
         include_str!("../src/kinds/clickhouse/config.rs"),
         include_str!("../src/kinds/redis/config.rs"),
         include_str!("../src/kinds/postgres/config.rs"),
+        include_str!("../src/kinds/mysql/config.rs"),
+        include_str!("../src/kinds/sqlite/config.rs"),
+        include_str!("../src/kinds/elastic/config.rs"),
+        include_str!("../src/kinds/http/config.rs"),
+        include_str!("../src/kinds/llm/config.rs"),
+        include_str!("../src/kinds/chroma/config.rs"),
+        include_str!("../src/kinds/milvus/config.rs"),
     ];
     let is_name = |text: &&str| {
         text.len() > 5
             && text.contains(|c: char| c.is_ascii_uppercase())
             && text.chars().all(|c| c.is_ascii_uppercase() || c == '_')
     };
-    let mut read = BTreeSet::from(["RESOURCE_POOL_CONFIG"]);
+    let mut read = BTreeSet::from(["RESOURCE_POOL_CONFIG", "DB_KIND"]);
     let of_kinds = kinds.map(|source| {
         let (_, names) = source.split_once("const NAMES: Names = Names {").expect("its names");
         names.split("\n    };").next().expect("their end")
@@ -112,15 +133,21 @@ fn guide_has_every_environment_name() {
         .split_once("fn apply(&mut self, environment: &Environment, ")
         .unwrap();
     // The password's file has a variable for each one of the password.
-    let of_passwords = of_kinds.iter().flat_map(|names| names.lines().filter(|line| line.contains("(\"password\", ")));
+    let of_password = |names: &'static str, field: &str| {
+        let (_, variables) = names.split_once(&format!("(\"{field}\", "))?;
+        variables.split(')').next()
+    };
+    let secrets = ["password", "api_key", "token"];
+    let of_passwords = of_kinds.iter().flat_map(|names| secrets.iter().filter_map(|field| of_password(names, field)));
     let files: Vec<_> =
-        of_passwords.flat_map(|line| line.split('"').filter(is_name).map(|name| format!("{name}_FILE"))).collect();
+        of_passwords.flat_map(|field| field.split('"').filter(is_name).map(|name| format!("{name}_FILE"))).collect();
     for names in of_kinds.into_iter().chain(of_pool.split("Ok(())").next()) {
         read.extend(names.split('"').skip(1).step_by(2).filter(is_name));
     }
     read.extend(files.iter().map(String::as_str));
-    let (_, more) = kinds[0].split_once("const MORE: &[Field] = &[").expect("further fields");
-    read.extend(more.split(";\n").next().unwrap().split('"').skip(1).step_by(2).filter(is_name));
+    for (_, more) in kinds.iter().filter_map(|source| source.split_once("const MORE: &[Field] = &[")) {
+        read.extend(more.split(";\n").next().unwrap().split('"').skip(1).step_by(2).filter(is_name));
+    }
     let (_, section) = OPTIONS.split_once("## Environment").unwrap();
     let section = section.split("\n## ").next().unwrap();
     let told: BTreeSet<_> = quoted(section).filter(is_name).collect();
@@ -205,7 +232,7 @@ fn guide_has_the_present_defaults_of_the_options_that_are_changed_most() {
         ("`close.drain`", seconds(options.close.drain)),
         ("`probe.strikes`, `probe.limit`", format!("{}, {}", options.probe.strikes, seconds(options.probe.limit))),
         ("`repeat`", repeat),
-        ("`pool_size` of Redis and PostgreSQL", format!("{} and {postgres}", RedisConfig::default().pool_size)),
+        ("`pool_size` of Redis and the SQL kinds", format!("{} and {postgres}", RedisConfig::default().pool_size)),
         ("`leaks.age`", seconds(options.leaks.age)),
     ];
     assert_eq!(told, has.iter().map(|(name, default)| (*name, default.as_str())).collect());

@@ -47,7 +47,7 @@ async fn corrected(kind: Kind, url: &str, variable: &str) {
     let error = pool.warm_up([name]).await.remove(0).1.unwrap_err();
     assert!(matches!(&error, Error::Connect(error) if !error.permanent), "{kind}: {error}");
     assert!(error.is_transient(), "{kind}: {error}");
-    if kind != Kind::Postgres {
+    if ![Kind::Postgres, Kind::MySql].contains(&kind) {
         assert!(error.to_string().contains(&format!("password are of {url} and {variable}")), "{kind}: {error}");
     }
     assert!(!error.to_string().contains("cannot be read"), "{error}");
@@ -67,6 +67,8 @@ async fn password_in_a_file_is_read_at_the_next_connect() {
     );
     #[cfg(feature = "postgres")]
     corrected(Kind::Postgres, "DATABASE_URL", "POSTGRES_PASSWORD_FILE").await;
+    #[cfg(feature = "mysql")]
+    corrected(Kind::MySql, "DATABASE_URL", "MYSQL_PASSWORD_FILE").await;
 }
 
 /// A Redis changes a user's password and ends that user's connections. The pool comes back with the new password, for

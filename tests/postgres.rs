@@ -678,6 +678,42 @@ async fn bars_go_in_and_come_out_as_they_were() {
     assert_eq!(read, bars);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_statement_that_begins_a_transaction_is_read_for_what_else_it_does() {
+    let pool = sized(shared(Kind::Postgres), 1, 0);
+    let mut postgres = within(SOON, pool.postgres()).await.unwrap();
+    let first = pid(&mut postgres).await;
+    postgres.begin_with("BEGIN READ ONLY").await.unwrap().commit().await.unwrap();
+    // A server that refuses to begin has begun none.
+    assert!(postgres.begin_with("BEGIN ISOLATION LEVEL NONSENSE").await.is_err());
+    assert_eq!(pid(&mut postgres).await, first);
+    drop(postgres);
+    let mut postgres = within(SOON, pool.postgres()).await.unwrap();
+    assert_eq!(pid(&mut postgres).await, first, "nothing of it stays");
+    let begins = "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY; BEGIN";
+    postgres.begin_with(begins).await.unwrap().commit().await.unwrap();
+    drop(postgres);
+    assert_ne!(pid(&mut within(SOON, pool.postgres()).await.unwrap()).await, first);
+}
+
+/// The statement answers its row before it is committed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_of_a_statement_whose_commit_fails_is_not_told() {
+    let pool = sized(shared(Kind::Postgres), 1, 0);
+    let mut postgres = within(SOON, pool.postgres()).await.unwrap();
+    let create = "CREATE TABLE codes_told (code text PRIMARY KEY); CREATE TABLE ticks_told (code text REFERENCES \
+                  codes_told DEFERRABLE INITIALLY DEFERRED)";
+    sqlx::raw_sql(create).execute(&mut postgres).await.unwrap();
+    let insert = "INSERT INTO ticks_told VALUES ('a') RETURNING code";
+    let error = sqlx::query(insert).fetch_one(&mut postgres).await.unwrap_err();
+    assert!(error.as_database_error().is_some_and(|said| said.is_foreign_key_violation()), "{error}");
+    let mut transaction = postgres.begin().await.unwrap();
+    sqlx::query(insert).fetch_one(&mut transaction).await.unwrap();
+    assert!(transaction.commit().await.is_err());
+    drop(postgres);
+    assert_eq!(count(&pool, "ticks_told").await, 0);
+}
+
 #[test]
 fn keys_variables_and_urls_are_read_and_named() {
     let settled = |variables: &[(&str, &str)]| {
@@ -690,7 +726,7 @@ fn keys_variables_and_urls_are_read_and_named() {
         Error::Config { key, problem } => format!("{key}: {problem}"),
         other => panic!("{other}"),
     };
-    assert!(key(&[("DATABASE_URL", "mysql://localhost/x")]).starts_with("DATABASE_URL: has the scheme"));
+    assert!(key(&[("POSTGRES_URL", "mysql://localhost/x")]).starts_with("POSTGRES_URL: has the scheme"));
     assert!(key(&[("POSTGRES_URL", "postgres://localhost/x?sslmode=prefer")]).contains("fall away in silence"));
     assert!(key(&[("POSTGRES_URL", "postgres://localhost/x?pool=1")]).contains("unknown parameter `pool`"));
     assert!(key(&[("POSTGRES_PORT", "none")]).starts_with("POSTGRES_PORT"));

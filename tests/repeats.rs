@@ -172,7 +172,7 @@ fn pool(server: &Service, tap: &Tap, repeat: Repeat) -> ResourcePool {
             builder.resource(config)
         }
         Kind::Redis => builder.resource(RedisConfig::url(url)),
-        Kind::Postgres => panic!("it repeats nothing"),
+        other => panic!("{other} repeats nothing"),
     }
     .build()
     .unwrap()

@@ -6,7 +6,13 @@
     feature = "rabbitmq",
     feature = "clickhouse",
     feature = "redis",
-    feature = "postgres"
+    feature = "postgres",
+    feature = "mysql",
+    feature = "sqlite",
+    feature = "llm",
+    feature = "chroma",
+    feature = "milvus",
+    feature = "elastic"
 ))]
 #![allow(missing_docs)]
 
@@ -19,7 +25,8 @@ use std::path::{Path, PathBuf};
 
 use probe::Shape;
 use resource_pool::config::{
-    ClickHouseConfig, Config, MongoConfig, Options, PostgresConfig, RabbitMqConfig, RedisConfig,
+    ChromaConfig, ClickHouseConfig, Config, ElasticConfig, HttpConfig, LlmConfig, MilvusConfig, MongoConfig,
+    MySqlConfig, Options, PostgresConfig, RabbitMqConfig, RedisConfig, SqliteConfig,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -39,6 +46,13 @@ fn sections() -> Vec<(&'static str, Shape)> {
         ("clickhouse", Shape::of::<ClickHouseConfig>()),
         ("redis", Shape::of::<RedisConfig>()),
         ("postgres", Shape::of::<PostgresConfig>()),
+        ("mysql", Shape::of::<MySqlConfig>()),
+        ("sqlite", Shape::of::<SqliteConfig>()),
+        ("elastic", Shape::of::<ElasticConfig>()),
+        ("http", Shape::of::<HttpConfig>()),
+        ("llm", Shape::of::<LlmConfig>()),
+        ("chroma", Shape::of::<ChromaConfig>()),
+        ("milvus", Shape::of::<MilvusConfig>()),
     ]
 }
 
@@ -53,6 +67,13 @@ fn is_taken(section: &str, table: &toml::Table) -> Result<(), String> {
         "rabbitmq" => read::<RabbitMqConfig>(table),
         "clickhouse" => read::<ClickHouseConfig>(table),
         "redis" => read::<RedisConfig>(table),
+        "mysql" => read::<MySqlConfig>(table),
+        "sqlite" => read::<SqliteConfig>(table),
+        "elastic" => read::<ElasticConfig>(table),
+        "http" => read::<HttpConfig>(table),
+        "llm" => read::<LlmConfig>(table),
+        "chroma" => read::<ChromaConfig>(table),
+        "milvus" => read::<MilvusConfig>(table),
         _ => read::<PostgresConfig>(table),
     }
 }
@@ -122,8 +143,20 @@ fn example(section: &str, key: &str, shape: &Shape) -> Value {
         ("clickhouse", "url") => json!("http://user:password@localhost:8123/default"),
         ("redis", "url") => json!("redis://user:password@localhost:6379/0"),
         ("postgres", "url") => json!("postgres://user:password@localhost:5432/postgres"),
+        ("mysql", "url") => json!("mysql://user:password@localhost:3306/quant"),
+        ("sqlite", "url") => json!("sqlite:///var/lib/desk/orders.sqlite?mode=rwc"),
+        ("elastic", "url") => json!("https://user:password@search.desk:9200"),
+        ("http", "url") => json!("https://user:password@market.desk/api"),
+        ("llm", "base_url") => json!("https://api.openai.com/v1"),
+        ("chroma", "url") => json!("http://localhost:8000"),
+        ("milvus", "url") => json!("http://localhost:19530"),
+        (_, "health_url") => json!("/health"),
+        (_, "proxy") => json!("http://proxy.desk:3128"),
         (_, "password") => json!("${PASSWORD}"),
-        (_, "password_file") => json!(format!("/run/secrets/{section}")),
+        ("elastic", "api_key") => json!("${ELASTIC_API_KEY}"),
+        (_, "api_key") => json!("${OPENAI_API_KEY}"),
+        (_, "token") => json!("${TOKEN}"),
+        (_, "password_file" | "api_key_file" | "token_file") => json!(format!("/run/secrets/{section}")),
         (_, "auth_source") => json!("admin"),
         (_, "replica_set") => json!("rs0"),
         (_, "ca_file") => json!("/etc/desk/ca.pem"),

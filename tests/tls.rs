@@ -253,7 +253,7 @@ mod with_the_feature {
                 assert_eq!(value, [7; 100_000]);
                 Ok(())
             }
-            Kind::Postgres => panic!("it has a story of its own"),
+            other => panic!("{other} has a story of its own"),
         }
     }
 
@@ -272,7 +272,7 @@ mod with_the_feature {
                 assert_eq!(value, [8; 100_000]);
                 Ok(())
             }
-            Kind::Postgres => panic!("it has a story of its own"),
+            other => panic!("{other} has a story of its own"),
         }
     }
 
@@ -472,7 +472,7 @@ mod with_the_feature {
                 let admin = redis::Client::open(server.url()).unwrap();
                 let () = set.query(&mut admin.get_connection().unwrap()).unwrap();
             }
-            Kind::Postgres => panic!("it has a story of its own"),
+            other => panic!("{other} has a story of its own"),
         }
         let error = refused(kind, &local, Some(files.trusting())).await;
         let text = error.to_string();
@@ -694,6 +694,51 @@ mod with_the_feature {
         let named = PostgresConfig::url(local()).tls(files.trusting().server_name("localhost"));
         let wrong = ResourcePool::builder().environment([("", ""); 0]).resource(named).build();
         assert!(matches!(&wrong, Err(Error::Config { key, .. }) if key == "postgres.tls.server_name"), "{wrong:?}");
+    }
+
+    /// MySQL's driver has a TLS client of its own, over the same port.
+    #[cfg(feature = "mysql")]
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn mysql_over_tls() {
+        use resource_pool::config::MySqlConfig;
+        use resource_pool::sqlx;
+
+        let files = Files::new(&["localhost"]);
+        let [open, strict] = files.servers(Kind::MySql);
+        let url = |server: &Service, host: &str, mode: &str| {
+            format!("{}?ssl-mode={mode}", server.url().replacen("127.0.0.1", host, 1))
+        };
+        let pool = |url: String, tls: Option<TlsOptions>| {
+            let mut config = MySqlConfig::url(url);
+            config.tls = tls;
+            ResourcePool::builder().environment([("", ""); 0]).resource(config).build().unwrap()
+        };
+        let is_secure = async |pool: ResourcePool| {
+            let mut mysql = pool.mysql().await.unwrap();
+            let (_, cipher): (String, String) =
+                sqlx::query_as("SHOW STATUS LIKE 'Ssl_cipher'").fetch_one(&mut mysql).await.unwrap();
+            drop(mysql);
+            assert!(!cipher.is_empty() && pool.close_all().await.all_closed());
+        };
+        is_secure(pool(url(&open, "localhost", "required"), Some(files.trusting()))).await;
+        let strictly = files.trusting().cert_file(files.path("client.crt")).key_file(files.path("client.key"));
+        is_secure(pool(url(&strict, "localhost", "VERIFY_IDENTITY"), Some(strictly))).await;
+        let refused = async |pool: ResourcePool, words: &[&str]| {
+            let Err(Error::Connect(error)) = pool.mysql().await else { panic!("it connects") };
+            let text = error.to_string();
+            assert!(error.permanent && words.iter().all(|word| text.contains(word)), "{words:?} in {text}");
+        };
+        let other = TlsOptions::default().ca_file(files.path("other.pem"));
+        let local = || url(&open, "localhost", "REQUIRED");
+        refused(pool(local(), Some(other)), &["UnknownIssuer", "ca_file"]).await;
+        let numeric = url(&open, "127.0.0.1", "REQUIRED");
+        refused(pool(numeric, Some(files.trusting())), &["127.0.0.1", "localhost"]).await;
+        // The server says of both only that it denies access.
+        refused(pool(url(&open, "localhost", "DISABLED"), None), &["Access denied"]).await;
+        refused(pool(url(&strict, "localhost", "REQUIRED"), Some(files.trusting())), &["Access denied"]).await;
+        let named = MySqlConfig::url(local()).tls(files.trusting().server_name("localhost"));
+        let wrong = ResourcePool::builder().environment([("", ""); 0]).resource(named).build();
+        assert!(matches!(&wrong, Err(Error::Config { key, .. }) if key == "mysql.tls.server_name"), "{wrong:?}");
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -11,6 +11,8 @@ mod drivers;
 mod duel;
 mod footprint;
 mod frame;
+#[cfg(feature = "http")]
+mod http;
 mod jobs;
 mod lease;
 mod lifecycle;
@@ -23,6 +25,8 @@ mod publish;
 mod redis;
 mod session;
 mod spike;
+#[cfg(any(feature = "mysql", feature = "sqlite"))]
+mod sql;
 
 use session::Session;
 
@@ -40,7 +44,11 @@ const PARTS: &[Part] = &[
     ("jobs", "Jobs from a queue", jobs::run),
     ("frame", "The frames of RabbitMQ", frame::run),
     ("clickhouse", "Many rows, and one at a time", clickhouse::run),
+    #[cfg(any(feature = "mysql", feature = "sqlite"))]
+    ("sql", "Many rows over sqlx", sql::run),
     ("lifecycle", "Connecting, starting cold, closing", lifecycle::run),
+    #[cfg(feature = "http")]
+    ("http", "Requests over HTTP", http::run),
     #[cfg(feature = "metrics")]
     ("metrics", "With metrics and without", metrics::run),
     ("footprint", "Idle", footprint::run),

@@ -37,7 +37,7 @@ fn difference((before, after): (f64, f64), (earliest, latest): (f64, f64)) -> f6
 /// The server's time in milliseconds since the beginning of 1970, and how many more it may be.
 async fn server_time(pool: &ResourcePool, kind: Kind, name: &str) -> Result<Option<(f64, f64)>, BoxError> {
     Ok(match kind {
-        Kind::RabbitMq => None,
+        Kind::RabbitMq | Kind::Http | Kind::Llm | Kind::Chroma | Kind::Milvus => None,
         Kind::Redis => {
             let mut redis = pool.redis_named(name).await?.clone();
             let (seconds, micros): (f64, f64) = redis::cmd("TIME").query_async(&mut redis).await?;
@@ -62,6 +62,13 @@ async fn server_time(pool: &ResourcePool, kind: Kind, name: &str) -> Result<Opti
             let time = sqlx::query_scalar::<_, f64>("SELECT extract(epoch FROM clock_timestamp())::float8");
             Some((time.fetch_one(&mut postgres).await? * 1e3, 0.0))
         }
+        Kind::MySql => {
+            let mut mysql = pool.mysql_named(name).await?;
+            let time = sqlx::query_scalar::<_, f64>("SELECT CAST(unix_timestamp(now(6)) AS double)");
+            Some((time.fetch_one(&mut mysql).await? * 1e3, 0.0))
+        }
+        // The file's clock is ours.
+        Kind::Sqlite => None,
     })
 }
 

@@ -124,6 +124,10 @@ fn refusal(Patient { config, kind, name, error, .. }: Patient<'_>) -> Option<Fin
             "the server has no such database",
             format!("create it with `createdb NAME`, or correct the database in {set}"),
         )),
+        Kind::MySql if lower.contains("unknown database") => Some(Finding::new(
+            "the server has no such database",
+            format!("create it by `CREATE DATABASE NAME`, or correct the database in {set}"),
+        )),
         Kind::Redis if lower.contains("db index is out of range") => Some(Finding::new(
             "the server has fewer databases",
             format!("correct the database's number in {set}, or raise `databases` in redis.conf"),

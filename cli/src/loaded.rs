@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use resource_pool::config::{
-    ClickHouseConfig, Config, MongoConfig, Origin, PostgresConfig, RabbitMqConfig, RedisConfig,
+    ChromaConfig, ClickHouseConfig, Config, HttpConfig, LlmConfig, MilvusConfig, MongoConfig, MySqlConfig, Origin,
+    PostgresConfig, RabbitMqConfig, RedisConfig, SqliteConfig,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -20,6 +21,12 @@ pub(crate) enum Kind {
     ClickHouse,
     Redis,
     Postgres,
+    MySql,
+    Sqlite,
+    Http,
+    Llm,
+    Chroma,
+    Milvus,
 }
 
 impl Kind {
@@ -30,6 +37,12 @@ impl Kind {
             Kind::ClickHouse => "ClickHouse",
             Kind::Redis => "Redis",
             Kind::Postgres => "PostgreSQL",
+            Kind::MySql => "MySQL",
+            Kind::Sqlite => "SQLite",
+            Kind::Http => "HTTP",
+            Kind::Llm => "LLM",
+            Kind::Chroma => "Chroma",
+            Kind::Milvus => "Milvus",
         }
     }
 
@@ -41,6 +54,12 @@ impl Kind {
             Kind::ClickHouse => 8123,
             Kind::Redis => 6379,
             Kind::Postgres => 5432,
+            Kind::MySql => 3306,
+            // A file has no port, and its endpoint no host that could lack one.
+            Kind::Sqlite => 0,
+            Kind::Http | Kind::Llm => 443,
+            Kind::Chroma => 8000,
+            Kind::Milvus => 19530,
         }
     }
 
@@ -52,15 +71,24 @@ impl Kind {
             Kind::ClickHouse => "CLICKHOUSE_URL",
             Kind::Redis => "REDIS_URL",
             Kind::Postgres => "POSTGRES_URL",
+            Kind::MySql => "MYSQL_URL",
+            Kind::Sqlite => "SQLITE_URL",
+            Kind::Http => "HTTPCLIENT_URL",
+            Kind::Llm => "OPENAI_BASE_URL",
+            Kind::Chroma => "CHROMA_URL",
+            Kind::Milvus => "MILVUS_URL",
         }
     }
 
-    /// The field that has the database or the virtual host.
+    /// The field that has the database or the virtual host, or else the URL.
     pub(crate) fn place(self) -> &'static str {
         match self {
             Kind::RabbitMq => "vhost",
             Kind::Redis => "db",
-            Kind::Mongo | Kind::ClickHouse | Kind::Postgres => "database",
+            Kind::Sqlite => "file",
+            Kind::Mongo | Kind::ClickHouse | Kind::Postgres | Kind::MySql | Kind::Chroma | Kind::Milvus => "database",
+            Kind::Http => "url",
+            Kind::Llm => "base_url",
         }
     }
 }
@@ -92,8 +120,8 @@ pub(crate) fn names(config: &Config, asked: &[String]) -> Result<Vec<String>, Pr
     match names.is_empty() {
         true => Err(Problem::wrong(
             "nothing is configured",
-            "set REDIS_URL, MONGODB_URI, AMQP_URL, CLICKHOUSE_URL or POSTGRES_URL, name a TOML file by --config, or name \
-             resources (`resource-pool check redis`) to try localhost",
+            "set REDIS_URL, MONGODB_URI, AMQP_URL, CLICKHOUSE_URL, POSTGRES_URL, MYSQL_URL or SQLITE_URL, name a TOML \
+             file by --config, or name resources (`resource-pool check redis`) to try localhost",
         )),
         false => Ok(names),
     }
@@ -107,6 +135,12 @@ pub(crate) fn kind(config: &Config, name: &str) -> Option<Kind> {
         (config.get::<ClickHouseConfig>(name).is_some(), Kind::ClickHouse),
         (config.get::<RedisConfig>(name).is_some(), Kind::Redis),
         (config.get::<PostgresConfig>(name).is_some(), Kind::Postgres),
+        (config.get::<MySqlConfig>(name).is_some(), Kind::MySql),
+        (config.get::<SqliteConfig>(name).is_some(), Kind::Sqlite),
+        (config.get::<HttpConfig>(name).is_some(), Kind::Http),
+        (config.get::<LlmConfig>(name).is_some(), Kind::Llm),
+        (config.get::<ChromaConfig>(name).is_some(), Kind::Chroma),
+        (config.get::<MilvusConfig>(name).is_some(), Kind::Milvus),
     ];
     kinds.into_iter().find(|(is_it, _)| *is_it).map(|(_, kind)| kind)
 }
@@ -119,6 +153,12 @@ pub(crate) fn fields(config: &Config, name: &str) -> Option<Value> {
         Kind::ClickHouse => serde_json::to_value(config.get::<ClickHouseConfig>(name)),
         Kind::Redis => serde_json::to_value(config.get::<RedisConfig>(name)),
         Kind::Postgres => serde_json::to_value(config.get::<PostgresConfig>(name)),
+        Kind::MySql => serde_json::to_value(config.get::<MySqlConfig>(name)),
+        Kind::Sqlite => serde_json::to_value(config.get::<SqliteConfig>(name)),
+        Kind::Http => serde_json::to_value(config.get::<HttpConfig>(name)),
+        Kind::Llm => serde_json::to_value(config.get::<LlmConfig>(name)),
+        Kind::Chroma => serde_json::to_value(config.get::<ChromaConfig>(name)),
+        Kind::Milvus => serde_json::to_value(config.get::<MilvusConfig>(name)),
     };
     fields.ok()
 }

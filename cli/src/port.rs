@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use crate::loaded::Kind;
 
 /// The ports at which servers of the kinds listen unless they are told otherwise.
-pub(crate) const WELL_KNOWN: [u16; 9] = [27017, 5672, 5671, 15672, 8123, 8443, 9000, 6379, 5432];
+pub(crate) const WELL_KNOWN: [u16; 10] = [27017, 5672, 5671, 15672, 8123, 8443, 9000, 6379, 5432, 3306];
 
 /// How long a server may take to take a connection and to answer. It only explains a failure, so it may not make the
 /// failure much later.
@@ -26,6 +26,7 @@ pub(crate) enum Speaker {
     ClickHouseNative,
     Redis,
     Postgres,
+    MySql,
     Tls,
     Http,
 }
@@ -40,6 +41,9 @@ impl Speaker {
                 | (Speaker::ClickHouseHttp, Kind::ClickHouse)
                 | (Speaker::Redis, Kind::Redis)
                 | (Speaker::Postgres, Kind::Postgres)
+                | (Speaker::MySql, Kind::MySql)
+                | (Speaker::Http | Speaker::Management | Speaker::ClickHouseHttp, Kind::Http | Kind::Llm)
+                | (Speaker::Http, Kind::Chroma | Kind::Milvus)
         )
     }
 
@@ -53,6 +57,7 @@ impl Speaker {
             Speaker::ClickHouseNative => "the native port of ClickHouse",
             Speaker::Redis => "Redis",
             Speaker::Postgres => "PostgreSQL",
+            Speaker::MySql => "MySQL",
             Speaker::Tls => "a server that speaks TLS",
             Speaker::Http => "a web server",
         }
@@ -95,6 +100,8 @@ fn recognised(answer: &[u8]) -> Option<Speaker> {
         [b'A', b'M', b'Q', b'P', ..] => Some(Speaker::Amqp),
         [b'-', ..] => Some(Speaker::Redis),
         [21, 3, ..] => Some(Speaker::Tls),
+        // MySQL greets first, by version 10 of its protocol, or refuses.
+        [_, _, 0, 0, 10 | 255, ..] => Some(Speaker::MySql),
         _ if !lower.starts_with("http/") => None,
         _ if lower.contains("clickhouse-client program") => Some(Speaker::ClickHouseNative),
         _ if lower.contains("mongodb") => Some(Speaker::Mongo),

@@ -13,7 +13,7 @@ use rcgen::{CertificateParams, KeyPair};
 use serde_json::Value;
 use services::{Kind, Service, Tls, shared};
 
-const ALL: [Kind; 5] = [Kind::Mongo, Kind::RabbitMq, Kind::ClickHouse, Kind::Redis, Kind::Postgres];
+const ALL: [Kind; 6] = [Kind::Mongo, Kind::RabbitMq, Kind::ClickHouse, Kind::Redis, Kind::Postgres, Kind::MySql];
 
 /// Gives a busy machine the time to answer.
 const PATIENT: [&str; 3] = ["check", "--timeout", "30s"];
@@ -107,6 +107,7 @@ fn the_port_of_another_server_is_named_for_it() {
         (Kind::ClickHouse, Kind::Mongo, "MongoDB"),
         (Kind::Redis, Kind::ClickHouse, "the HTTP port of ClickHouse"),
         (Kind::Postgres, Kind::RabbitMq, "RabbitMQ's AMQP"),
+        (Kind::Redis, Kind::MySql, "MySQL"),
     ] {
         let host = own_host();
         lead(&host, 4444, shared(other).port());
@@ -163,6 +164,7 @@ fn a_database_or_virtual_host_that_is_missing_is_told_with_the_remedy() {
         (Kind::ClickHouse, "no_such_place", "create the database"),
         (Kind::Redis, "4444", "raise `databases`"),
         (Kind::Postgres, "no_such_place", "createdb"),
+        (Kind::MySql, "no_such_place", "CREATE DATABASE"),
     ] {
         let service = shared(kind);
         let (start, _) = service.url().rsplit_once('/').unwrap();
@@ -231,7 +233,7 @@ fn clocks_that_differ_are_a_warning() {
     fs::write(&source, text).unwrap();
     let made = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).status().unwrap();
     assert!(made.success());
-    for kind in [Kind::Redis, Kind::ClickHouse, Kind::Mongo, Kind::Postgres] {
+    for kind in [Kind::Redis, Kind::ClickHouse, Kind::Mongo, Kind::Postgres, Kind::MySql] {
         let mut command = command(&[&PATIENT[..], &["--json"]].concat(), &[(kind.url_variable(), shared(kind).url())]);
         command.env("LD_PRELOAD", &library);
         let ran = finish(command);

@@ -10,7 +10,9 @@ use resource_pool::config::{ClickHouseConfig, MongoConfig, Options, RabbitMqConf
 use resource_pool::{Builder, Error, ResourcePool};
 
 use super::RUNTIME;
-use super::input::{Document, KINDS, Name, Pick, Text, Url, VARIABLES, Variable, encoded, quoted, scheme};
+use super::input::{
+    Document, FURTHER_KINDS, KINDS, Name, Pick, Text, Url, VARIABLES, Variable, encoded, quoted, scheme,
+};
 use super::recorder::{Login, RECORDER};
 
 #[derive(Arbitrary, Debug)]
@@ -141,6 +143,7 @@ pub fn names_its_key(error: &Error, names: &[String]) {
             || VARIABLES.iter().any(|name| name == key)
             || ["pool", "named"].contains(&first)
             || KINDS.contains(&first)
+            || FURTHER_KINDS.contains(&first)
             || names.iter().any(|name| key.starts_with(&name.replace(breaks, " ")))
     };
     assert!(known(key) || problem.starts_with("unknown field"), "{key:?}: {problem:?}");

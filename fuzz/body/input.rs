@@ -10,6 +10,9 @@ const OPTIONS: &str = include_str!("../../docs/reference/options.md");
 
 pub const KINDS: [&str; 4] = ["mongo", "rabbitmq", "clickhouse", "redis"];
 
+/// The further kinds that the program may be built with. No text is made for them, but a broken one may name them.
+pub const FURTHER_KINDS: [&str; 8] = ["postgres", "mysql", "sqlite", "http", "llm", "chroma", "milvus", "elastic"];
+
 /// Picks an item from a list of any length.
 #[derive(Arbitrary, Debug, Clone, Copy)]
 pub struct Pick(u8);

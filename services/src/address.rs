@@ -15,6 +15,18 @@ pub(crate) struct Address {
 }
 
 impl Address {
+    /// The address of a server on this machine that has no login.
+    pub(crate) fn open(scheme: &str, port: u16) -> Address {
+        Address {
+            url: format!("{scheme}://127.0.0.1:{port}"),
+            host: "127.0.0.1".into(),
+            port,
+            user: String::new(),
+            password: String::new(),
+            path: String::new(),
+        }
+    }
+
     pub(crate) fn parse(kind: Kind, url: &str) -> Result<Address, Error> {
         let bad = |why| Error::exchange(format!("the URL of {kind} in the environment"), why);
         let (_, rest) = url.split_once("://").ok_or_else(|| bad("it has no scheme"))?;

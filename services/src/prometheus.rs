@@ -5,10 +5,8 @@
 use crate::address::encode;
 use crate::install::{PROMETHEUS, PROMTOOL};
 use crate::process::{Process, command};
-use crate::{Error, folder, port};
+use crate::{Error, folder, port, web};
 use std::fs;
-use std::io::{self, Read, Write};
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -82,21 +80,7 @@ scrape_configs:
     }
 
     fn get(&self, path: &str) -> Result<String, Error> {
-        let ask = || -> io::Result<String> {
-            let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
-            stream.set_read_timeout(Some(PATIENCE))?;
-            // HTTP 1.0 ends the answer with the connection, so its length needs no parsing.
-            stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer)?;
-            Ok(answer)
-        };
-        let answer = ask().map_err(Error::io("asking Prometheus"))?;
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-        match head.split(' ').nth(1) {
-            Some("200") => Ok(body.to_owned()),
-            _ => Err(Error::exchange("asking Prometheus", answer)),
-        }
+        web::get("Prometheus", ("127.0.0.1", self.port), None, path, PATIENCE)
     }
 }
 

@@ -50,7 +50,7 @@ impl Service {
         Service::start_as(kind, None, || kind.server())
     }
 
-    /// Starts a server that speaks TLS. MongoDB and PostgreSQL speak only TLS, and the others do so at a second
+    /// Starts a server that speaks TLS. MongoDB, PostgreSQL and MySQL speak only TLS to their user, and the others do so at a second
     /// [port](Service::tls_port).
     ///
     /// # Errors
@@ -88,7 +88,9 @@ impl Service {
             let address = server.address(port::free()?);
             let tls = match (tls, kind) {
                 (None, _) => None,
-                (Some(tls), Kind::Mongo | Kind::Postgres) => Some(TlsPort { tls: tls.clone(), port: address.port }),
+                (Some(tls), Kind::Mongo | Kind::Postgres | Kind::MySql) => {
+                    Some(TlsPort { tls: tls.clone(), port: address.port })
+                }
                 (Some(tls), _) => Some(TlsPort { tls: tls.clone(), port: port::free()? }),
             };
             let site = Site { dir: folder::create(kind)?, address, tls };
@@ -181,7 +183,10 @@ impl Service {
                 let version = info.lines().find_map(|line| line.strip_prefix("redis_version:"));
                 version.ok_or_else(|| Error::exchange("INFO server", "no version in it"))?.to_owned()
             }
+            Kind::Elastic => self.elastic()?.version()?,
             Kind::Postgres => self.postgres()?.query("SHOW server_version")?,
+            Kind::MySql => self.mysql()?.query("SELECT version()")?,
+            Kind::Chroma | Kind::Milvus => return Err(Error::exchange("the version", "this server tells none")),
         };
         Ok(told.trim().to_owned())
     }

@@ -13,8 +13,8 @@ use std::sync::OnceLock;
 /// # Panics
 /// If the server cannot be started. A missing server fails the run, and never skips a test.
 pub fn shared(kind: Kind) -> &'static Service {
-    static SERVERS: [OnceLock<Service>; Kind::Postgres as usize + 1] =
-        [const { OnceLock::new() }; Kind::Postgres as usize + 1];
+    static SERVERS: [OnceLock<Service>; Kind::Milvus as usize + 1] =
+        [const { OnceLock::new() }; Kind::Milvus as usize + 1];
     SERVERS[kind as usize].get_or_init(|| find_or_start(kind).unwrap_or_else(|error| panic!("{error}")))
 }
 

@@ -11,7 +11,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-#[cfg(feature = "checkouts")]
+#[cfg(any(feature = "checkouts", feature = "requests"))]
 use std::future::poll_fn;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -284,7 +284,7 @@ pub fn block_on<F: Future>(resource: &Arc<str>, runtime: &Handle, future: F) -> 
 }
 
 /// Polls the future within this runtime's context, on any executor.
-#[cfg(feature = "checkouts")]
+#[cfg(any(feature = "checkouts", feature = "requests"))]
 pub(crate) async fn inside<F: Future>(runtime: &Handle, future: F) -> F::Output {
     let mut future = pin!(future);
     poll_fn(|context| {

@@ -58,6 +58,21 @@ impl Busy {
         self.count += count;
     }
 
+    /// Takes `count` of its pieces, or all if it has fewer, into a guard of their own, because they end otherwise than
+    /// the rest.
+    pub fn split(&mut self, count: usize) -> Busy {
+        let count = count.min(self.count);
+        self.count -= count;
+        Busy {
+            activity: Arc::clone(&self.activity),
+            work: self.work,
+            count,
+            shard: self.shard,
+            #[cfg(feature = "metrics")]
+            began: self.began,
+        }
+    }
+
     /// Counts the work as done. If the guard drops without this call, the work counts as given up: it was cut off or
     /// cancelled. The report of a close counts done work and given-up work apart.
     pub fn done(mut self) {
@@ -139,6 +154,18 @@ mod tests {
         assert_eq!(activity.counters.now(), [(Work::Operation, 13)]);
         assert!(activity.counters.ended_within(Duration::from_secs(60), Moment::now()));
         drop(begun);
+        assert_eq!(activity.counters.now(), []);
+    }
+
+    #[test]
+    fn a_part_ends_otherwise_than_the_rest() {
+        let activity = Activity::new("name", None, String::new(), &Arc::default());
+        let mut rows = Busy::none(&activity, Work::Row);
+        rows.add(5);
+        let stored = rows.split(3);
+        assert_eq!((stored.count, rows.count, rows.split(9).count), (3, 2, 2));
+        assert_eq!(activity.counters.now(), [(Work::Row, 3)], "the nine were two, which have dropped");
+        stored.done();
         assert_eq!(activity.counters.now(), []);
     }
 }

@@ -78,7 +78,7 @@ pub enum Health {
     /// Nothing is known of the resource: it was never used, or could not be asked. This does not make the pool
     /// unhealthy.
     Unknown,
-    /// It answered slowly, it answered that this user may not ask, or it is closing. The pool warns if an optional
+    /// It answered slowly, that this user may not ask, or that it is degraded; or it is closing. The pool warns if an optional
     /// resource failed.
     Warn,
     /// It did not answer, it answered that it cannot serve, its connection failed, or it is closed.

@@ -39,6 +39,13 @@ pub trait KindConfig: Default + Clone + PartialEq + fmt::Debug + DeserializeOwne
     /// [`DATABASE_SYSTEM`](attribute::DATABASE_SYSTEM) or [`MESSAGING_SYSTEM`](attribute::MESSAGING_SYSTEM). Metrics
     /// have the name too. Defaults to a database by the name of the kind.
     const SYSTEM: (&'static str, &'static str) = (attribute::DATABASE_SYSTEM, Self::KIND);
+    /// The words that name the kind in variables that several kinds may read: the schemes of `DATABASE_URL`, and the
+    /// values of `DB_KIND`, without which nobody reads `DB_HOST` and the like. Defaults to none.
+    const SHARED_BY: &'static [&'static str] = &[];
+    /// The schemes of `DATABASE_URL` that the crate's own kinds read, each with the feature that has its kind, and whether
+    /// that feature is on. Any other scheme is an error.
+    #[doc(hidden)]
+    const SHARED_SCHEMES: &'static [(&'static str, &'static str, bool)] = &[];
     /// Whether its code is the crate's own, which never blocks a thread of the pool.
     #[doc(hidden)]
     const IS_OURS: bool = false;
@@ -58,7 +65,8 @@ pub trait KindConfig: Default + Clone + PartialEq + fmt::Debug + DeserializeOwne
     fn forget_password(&mut self) -> bool {
         false
     }
-    /// The field for the file that has the password. `None` also for a kind that reads no file.
+    /// The field for the file that has the password, which is named as the password's and `_file`. `None` also for a kind
+    /// that reads no file.
     fn password_file(&self) -> Option<&SecretFile> {
         None
     }
@@ -132,10 +140,10 @@ pub trait KindConfig: Default + Clone + PartialEq + fmt::Debug + DeserializeOwne
     /// Reads the password's file, if there is one, and sets the password.
     ///
     /// # Errors
-    /// [`Error::Config`] of `password_file` if it cannot be read or stands beside a password.
+    /// [`Error::Config`] of the file's field if it cannot be read or stands beside a password.
     fn read_password(&mut self, name: &str) -> Result<(), Error> {
         let Some(file) = self.password_file().cloned() else { return Ok(()) };
-        let key = format!("{name}.password_file");
+        let key = format!("{name}.{}", Self::NAMES.password_file());
         if self.forget_password() {
             return Err(Error::config(key, "is set beside a password: leave out one of them"));
         }
@@ -157,7 +165,7 @@ pub trait KindConfig: Default + Clone + PartialEq + fmt::Debug + DeserializeOwne
             let read = tokio::task::spawn_blocking(move || file.read_again());
             let password = read.await.map_err(io::Error::other)??;
             let mut config = self.clone();
-            config.set(Part::Password, "password_file", password.expose()).map_err(io::Error::other)?;
+            config.set(Part::Password, &Self::NAMES.password_file(), password.expose()).map_err(io::Error::other)?;
             Ok(Cow::Owned(config))
         }
     }
@@ -203,6 +211,7 @@ pub(crate) trait FromEnvironment: KindConfig {
         let [switch, files @ ..] = &variables.tls;
         let key = |field: &str| format!("{name}.{field}");
         let below = self.clone();
+        let environment = &environment.shared_by(Self::SHARED_BY, Self::SHARED_SCHEMES);
         let url = variables.url(environment)?;
         let is_named = |part: Part| url.as_ref().is_some_and(|(_, url)| part.is_named_by(url));
         let mut said = Vec::new();
@@ -248,7 +257,7 @@ pub(crate) trait FromEnvironment: KindConfig {
         if let Some((variable, path)) = password_file {
             self.forget_password();
             self.set_password_file(Some(path.into()));
-            origins.variable(key("password_file"), variable);
+            origins.variable(key(&Self::NAMES.password_file()), variable);
         }
         for (field, variable, text) in more {
             self.set_more(field, variable, &text)?;

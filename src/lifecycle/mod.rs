@@ -32,6 +32,8 @@ pub(crate) mod observers;
 pub(crate) mod options;
 pub(crate) mod probe;
 pub(crate) mod registry;
+#[cfg(feature = "requests")]
+pub(crate) mod requests;
 pub(crate) mod resource;
 pub(crate) mod settings;
 pub(crate) mod slot;

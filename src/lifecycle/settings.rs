@@ -138,14 +138,15 @@ impl Settings {
 
     /// The advice for an error: if there is no server at the endpoint, and if it refuses the login.
     pub(crate) fn remedies(&self, name: &str, config: &ResourceConfig) -> Remedies {
-        let (Names { url: (url, _), parts, .. }, kind) = (*config.names(), config.kind());
+        let (names, kind) = (config.names(), config.kind());
+        let Names { url: (url, _), parts, .. } = names;
         let Origins { by_key, .. } = &self.origins;
         let is_code = self.origins.is_by_code(name) || self.get(name).is_none();
         let variables = config.variables(name);
         let section = if name == kind { kind.to_owned() } else { format!("named.{kind}.{name}") };
         let [user, password] = [Part::User, Part::Password].map(|part| parts[part as usize]);
         let mut said: Vec<String> = Vec::new();
-        for field in [url, user.0, password.0, "password_file"] {
+        for field in [*url, user.0, password.0, &names.password_file()] {
             let by = match by_key.get(&format!("{name}.{field}")) {
                 Some(Origin::Variable { name }) => name.clone(),
                 Some(Origin::File { path, key, .. }) => format!("{key} in {path}"),
@@ -175,6 +176,11 @@ impl Settings {
     /// program then uses localhost, and perhaps only a variable has the wrong name.
     pub(crate) fn tell_default(&self, name: &str) {
         let Some(config) = self.get(name).filter(|config| !self.is_placed(name, config)) else { return };
+        // A kind without a host is not expected on localhost.
+        let (host, _) = config.names().parts[Part::Host as usize];
+        if host.is_empty() {
+            return;
+        }
         let is_other_placed = self.resources.iter().any(|(other, config)| self.is_placed(other, config));
         if !is_other_placed || !self.told.lock().insert(name.to_owned()) {
             return;

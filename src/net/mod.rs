@@ -1,5 +1,6 @@
 //! Tools that the adapters of servers share. They know no pool.
 
+pub(crate) mod base_url;
 pub(crate) mod checks;
 pub(crate) mod count;
 pub(crate) mod endpoint;

@@ -55,7 +55,7 @@ pub type Field = (&'static str, &'static [&'static str]);
 pub struct Names {
     /// The field of the URL, and its variables.
     pub url: Field,
-    /// The fields of the [parts](Part), in their order, and their variables.
+    /// The fields of the [parts](Part), in their order, and their variables. An empty name stands for no field.
     pub parts: [Field; 5],
     /// The schemes of a URL that ask for no TLS, and the parameters that ask for none, with their values: `tls=false`.
     pub plain: &'static [&'static str],
@@ -65,10 +65,16 @@ pub struct Names {
 }
 
 impl Names {
+    /// The field for the file that has the password: that of the password, and `_file`.
+    pub(crate) fn password_file(&self) -> String {
+        format!("{}_file", self.parts[Part::Password as usize].0)
+    }
+
     /// Whether the URL asks for no TLS.
     pub(crate) fn is_plain(&self, url: &str) -> bool {
         let (scheme, rest) = url.trim().split_once("://").unwrap_or_default();
         let query = rest.rsplit_once('?').map_or("", |(_, query)| query);
-        query.split('&').chain([scheme]).any(|said| self.plain.contains(&said))
+        let scheme = scheme.to_ascii_lowercase();
+        query.split('&').chain([&*scheme]).any(|said| self.plain.contains(&said))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::base::environment::Environment;
+use crate::base::environment::{Environment, is_shared};
 use crate::base::error::Error;
 use crate::net::parts::{Field, Names, Part};
 
@@ -53,7 +53,8 @@ impl Variables {
         let prefix = format!("{}_", in_capitals(kind));
         let ending = |variable: &str| {
             let ending = variable.strip_prefix(&prefix).or_else(|| Some(variable.split_once('_')?.1));
-            ending.filter(|ending| !ending.is_empty()).map(str::to_owned)
+            // A variable that several kinds share has the same endings in other words.
+            ending.filter(|ending| !ending.is_empty() && !is_shared(variable)).map(str::to_owned)
         };
         let of_field = |(field, variables): Field, also: &[&str]| {
             let mut suffixes: Vec<String> = variables.iter().filter_map(|variable| ending(variable)).collect();

@@ -13,6 +13,9 @@
 //!   answering. They need the feature `streams`.
 //! - **Checkouts.** [`Checkouts`] hand connections out one by one, in the order of asking, and open them on demand.
 //!   [`Manage`] is the driver's part. They need the feature `checkouts`.
+//! - **Requests.** [`Requests`] sends requests over HTTP by a client of `reqwest`, with limits, a place for each, and an
+//!   end for all of them when the resource is cut or closed. [`RequestProbe`] asks for a server's health. They need the
+//!   feature `requests`.
 //! - **Quotas.** A [`Quota`] counts any other limited supply. A caller that finds none free registers a
 //!   [`wait`](Quota::wait), and a caller that gets one has [`Link::lease`](crate::Link::lease) list it. Timeouts then
 //!   name the lines that hold, and leaks and deadlocks are found.
@@ -39,11 +42,16 @@ pub use crate::base::runtime::{background, block_on, timer};
 pub use crate::lifecycle::checkout::{Checkout, Checkouts, Limits, Manage};
 pub use crate::lifecycle::kind::KindConfig;
 pub use crate::lifecycle::lease::{Claim, LeaseAs};
+#[cfg(feature = "requests")]
+pub use crate::lifecycle::requests::{RequestProbe, RequestSettings, Requests};
 pub use crate::lifecycle::spans::OperationSpan;
 pub use crate::lifecycle::wait::{Lending, Quota, Wait};
+pub use crate::net::base_url::{BaseUrl, HTTP_SCHEMES};
 pub use crate::net::checks::Checks;
 pub use crate::net::endpoint::{NodeAddress, addresses, without_credentials};
 pub use crate::net::parts::{Field, Names, Part, Protection};
+#[cfg(feature = "requests")]
+pub use crate::net::tls::RequestTls;
 #[cfg(feature = "streams")]
 pub use crate::net::tls::{Blocking, Stream, Tls};
 pub use crate::net::url::{LOGIN, ParsedUrl, host, host_port, one_reading, port};

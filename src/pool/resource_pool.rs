@@ -241,7 +241,7 @@ impl ResourcePool {
     /// a new connection is open, idle ones are closed, those in use are closed as they come back, and callers get new
     /// ones. No call in flight fails.
     ///
-    /// Redis, PostgreSQL, an [`R2d2`](crate::R2d2) and kinds of one's own with
+    /// Redis, PostgreSQL, MySQL, SQLite, an [`R2d2`](crate::R2d2) and kinds of one's own with
     /// [`refresh`](Resource::refresh) can do this. Async Redis sends calls from now on over a new connection, and the
     /// old one closes after its last answer; its exclusive connections stay until they drop. A resource that is not
     /// connected has nothing to replace. MongoDB, RabbitMQ and ClickHouse cannot do it: a

@@ -14,7 +14,8 @@ use crate::pool::resource_pool::ResourcePool;
 /// A resource of one's own, which derefs to its lease. Dropping it closes the instance in the background, without
 /// blocking and without a runtime. The process's exit waits for that.
 ///
-/// Made by `Mongo::scoped`, `RabbitMq::scoped`, `ClickHouse::scoped`, `Redis::scoped` and `Postgres::scoped`.
+/// Made by `Mongo::scoped`, `RabbitMq::scoped`, `ClickHouse::scoped`, `Redis::scoped`, `Postgres::scoped`,
+/// `MySql::scoped` and `Sqlite::scoped`.
 ///
 /// ```no_run
 /// # #[cfg(feature = "redis")]

@@ -54,8 +54,8 @@ macro_rules! synchronous_verbs {
         /// number. It lasts until the resource is closed; after that the configuration holds again.
         ///
         /// This is the number that `max_size` sets for an [`R2d2`](crate::R2d2), `pool_size` for the connections of
-        /// Redis for threads, and `pool_size` and `max_overflow` together for PostgreSQL. Kinds of one's own can have
-        /// it by [`Resource::resize`].
+        /// Redis for threads, and `pool_size` and `max_overflow` together for PostgreSQL, MySQL and SQLite. Kinds of
+        /// one's own can have it by [`Resource::resize`].
         ///
         /// # Errors
         /// [`Error::UnknownName`]; [`Error::Operation`] for 0, for a kind that cannot do this, and before the first

@@ -32,6 +32,10 @@ fn connecting() {
     thread::spawn(|| drop(pool.redis()));
     #[cfg(feature = "postgres")]
     thread::spawn(|| drop(pool.postgres()));
+    #[cfg(feature = "mysql")]
+    thread::spawn(|| drop(pool.mysql()));
+    #[cfg(feature = "sqlite")]
+    thread::spawn(|| drop(pool.sqlite()));
     while pool.status().resources.iter().all(|resource| resource.state == State::Idle) {
         thread::yield_now();
     }
@@ -53,6 +57,10 @@ fn scoped() {
     again_and_again(&made, || blocking::Redis::scoped(resource_pool::config::RedisConfig::from_env()?).map(drop));
     #[cfg(feature = "postgres")]
     again_and_again(&made, || blocking::Postgres::scoped(resource_pool::config::PostgresConfig::from_env()?).map(drop));
+    #[cfg(feature = "mysql")]
+    again_and_again(&made, || blocking::MySql::scoped(resource_pool::config::MySqlConfig::from_env()?).map(drop));
+    #[cfg(feature = "sqlite")]
+    again_and_again(&made, || blocking::Sqlite::scoped(resource_pool::config::SqliteConfig::from_env()?).map(drop));
     drop(made);
     first.recv().expect("a guard");
     some_moment_later();

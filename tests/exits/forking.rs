@@ -2,7 +2,7 @@
 //!
 //! Two more threads call the pool until the atomic `DONE` is set, so that the fork may happen while they hold locks.
 
-#[cfg(any(feature = "redis", feature = "postgres"))]
+#[cfg(any(feature = "redis", feature = "postgres", feature = "mysql"))]
 use std::error::Error as StdError;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -90,6 +90,8 @@ fn own() {
         .wait(async |postgres| selects(postgres).await)
         .expect("a thread")
         .expect("an answer");
+    #[cfg(feature = "mysql")]
+    pool.mysql().expect("mysql").wait(async |mysql| mysql_selects(mysql).await).expect("a thread").expect("an answer");
     #[cfg(feature = "mongodb")]
     runtime().block_on(async {
         let mongo = pool.as_async().mongo().await.expect("mongo");
@@ -112,7 +114,7 @@ fn refused<T>(what: &str, answer: Result<T, Error>) {
 }
 
 /// Like `refused`, where a signature asks for the driver's error.
-#[cfg(any(feature = "redis", feature = "postgres"))]
+#[cfg(any(feature = "redis", feature = "postgres", feature = "mysql"))]
 fn refused_inside<T>(what: &str, answer: Result<T, impl StdError + 'static>) {
     let error = answer.err().unwrap_or_else(|| panic!("{what} was not refused"));
     assert!(matches!(Error::behind(&error), Some(Error::Forked)), "{what}: {error} {:?}", error.source());
@@ -121,6 +123,11 @@ fn refused_inside<T>(what: &str, answer: Result<T, impl StdError + 'static>) {
 #[cfg(feature = "postgres")]
 async fn selects(postgres: &mut resource_pool::Postgres) -> resource_pool::sqlx::Result<i32> {
     resource_pool::sqlx::query_scalar("SELECT 1").fetch_one(postgres).await
+}
+
+#[cfg(feature = "mysql")]
+async fn mysql_selects(mysql: &mut resource_pool::MySql) -> resource_pool::sqlx::Result<i64> {
+    resource_pool::sqlx::query_scalar("SELECT 1").fetch_one(mysql).await
 }
 
 /// Every verb of an inherited pool answers at once.
@@ -139,6 +146,8 @@ fn is_refused(pool: &blocking::ResourcePool) {
     refused("redis", pool.redis());
     #[cfg(feature = "postgres")]
     refused("postgres", pool.postgres());
+    #[cfg(feature = "mysql")]
+    refused("mysql", pool.mysql());
     refused("close", pool.close("redis"));
     refused("close_all", pool.close_all());
     refused("reconnect", pool.reconnect("redis"));
@@ -160,6 +169,8 @@ fn is_refused(pool: &blocking::ResourcePool) {
         refused("redis", pool.redis().await);
         #[cfg(feature = "postgres")]
         refused("postgres", pool.postgres().await);
+        #[cfg(feature = "mysql")]
+        refused("mysql", pool.mysql().await);
         refused("close", pool.close("redis").await);
         assert!(!pool.close_all().await.all_closed());
         assert!(!pool.health_check().await.is_healthy());
@@ -196,6 +207,10 @@ struct Guards {
     postgres: blocking::Postgres,
     #[cfg(feature = "postgres")]
     task: resource_pool::Postgres,
+    #[cfg(feature = "mysql")]
+    mysql: blocking::MySql,
+    #[cfg(feature = "mysql")]
+    mysql_task: resource_pool::MySql,
 }
 
 #[cfg(feature = "clickhouse")]
@@ -263,6 +278,10 @@ impl Guards {
             postgres: pool.postgres().expect("postgres"),
             #[cfg(feature = "postgres")]
             task: self::runtime().block_on(pool.as_async().postgres()).expect("postgres"),
+            #[cfg(feature = "mysql")]
+            mysql: pool.mysql().expect("mysql"),
+            #[cfg(feature = "mysql")]
+            mysql_task: self::runtime().block_on(pool.as_async().mysql()).expect("mysql"),
         };
         guards.use_all();
         guards
@@ -291,6 +310,11 @@ impl Guards {
         {
             self.postgres.wait(async |postgres| selects(postgres).await).expect("a thread").expect("postgres");
             runtime().block_on(selects(&mut self.task)).expect("postgres");
+        }
+        #[cfg(feature = "mysql")]
+        {
+            self.mysql.wait(async |mysql| mysql_selects(mysql).await).expect("a thread").expect("mysql");
+            runtime().block_on(mysql_selects(&mut self.mysql_task)).expect("mysql");
         }
     }
 
@@ -329,6 +353,12 @@ impl Guards {
             let waited = self.postgres.wait(async |postgres| selects(postgres).await).expect("a thread");
             refused_inside("SELECT", waited);
             refused_inside("SELECT", runtime().block_on(selects(&mut self.task)));
+        }
+        #[cfg(feature = "mysql")]
+        {
+            let waited = self.mysql.wait(async |mysql| mysql_selects(mysql).await).expect("a thread");
+            refused_inside("SELECT", waited);
+            refused_inside("SELECT", runtime().block_on(mysql_selects(&mut self.mysql_task)));
         }
     }
 

@@ -12,7 +12,7 @@ use clickhouse::Row;
 use mongodb::bson::doc;
 #[cfg(feature = "rabbitmq")]
 use resource_pool::rabbitmq::{Consume, Message, Queue};
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
 use resource_pool::sqlx;
 use resource_pool::{ResourcePool, blocking};
 #[cfg(feature = "clickhouse")]
@@ -161,6 +161,47 @@ pub(crate) fn threads(load: &str) {
             });
         }
     }
+    #[cfg(feature = "mysql")]
+    if uses("mysql") {
+        let mut mysql = pool.mysql().expect("mysql");
+        mysql.wait(async |mysql| mysql_table(mysql).await).expect("a thread");
+        if is_held {
+            // A thread's guard lends its connection only for the time of a wait.
+            keep(mysql);
+        } else {
+            // The drain would wait for a checkout, because a checkout is work.
+            drop(mysql);
+        }
+        if is_busy {
+            let sign = begun.sign();
+            std::thread::spawn(move || {
+                let once = |mut mysql: blocking::MySql| mysql.wait(async |mysql| mysql_insert(mysql).await);
+                while pool.mysql().and_then(once).is_ok_and(|inserted| inserted.is_ok()) && !pool.is_closing() {
+                    sign.store(true, Ordering::SeqCst);
+                }
+            });
+        }
+    }
+    #[cfg(feature = "sqlite")]
+    if uses("sqlite") {
+        let mut sqlite = pool.sqlite().expect("sqlite");
+        sqlite.wait(async |sqlite| sqlite_table(sqlite).await).expect("a thread");
+        if is_held {
+            keep(sqlite);
+        } else {
+            // The drain would wait for a checkout, because a checkout is work.
+            drop(sqlite);
+        }
+        if is_busy {
+            let sign = begun.sign();
+            std::thread::spawn(move || {
+                let once = |mut sqlite: blocking::Sqlite| sqlite.wait(async |sqlite| sqlite_insert(sqlite).await);
+                while pool.sqlite().and_then(once).is_ok_and(|inserted| inserted.is_ok()) && !pool.is_closing() {
+                    sign.store(true, Ordering::SeqCst);
+                }
+            });
+        }
+    }
     let _ = (is_held, is_busy, pool);
     while !begun.are_all() {
         std::thread::sleep(Duration::from_millis(1));
@@ -296,6 +337,54 @@ pub(crate) async fn tasks(load: &str) {
             });
         }
     }
+    #[cfg(feature = "mysql")]
+    if uses("mysql") {
+        let mut mysql = pool.mysql().await.expect("mysql");
+        mysql_table(&mut mysql).await;
+        if is_held {
+            // The transaction borrows its connection, and both are kept until the process ends. So the connection is
+            // leaked.
+            let mysql: &'static mut _ = Box::leak(Box::new(mysql));
+            let mut transaction = mysql.begin().await.expect("a transaction");
+            mysql_insert(&mut transaction).await.expect("a row");
+            keep(transaction);
+        } else {
+            drop(mysql);
+        }
+        if is_busy {
+            let sign = begun.sign();
+            tokio::spawn(async move {
+                while let Ok(mut mysql) = pool.mysql().await
+                    && mysql_insert(&mut mysql).await.is_ok()
+                    && !pool.is_closing()
+                {
+                    sign.store(true, Ordering::SeqCst);
+                }
+            });
+        }
+    }
+    #[cfg(feature = "sqlite")]
+    if uses("sqlite") {
+        let mut sqlite = pool.sqlite().await.expect("sqlite");
+        sqlite_table(&mut sqlite).await;
+        if is_held {
+            // A transaction would keep the log of changes beside the file, and the close would warn of that.
+            keep(sqlite);
+        } else {
+            drop(sqlite);
+        }
+        if is_busy {
+            let sign = begun.sign();
+            tokio::spawn(async move {
+                while let Ok(mut sqlite) = pool.sqlite().await
+                    && sqlite_insert(&mut sqlite).await.is_ok()
+                    && !pool.is_closing()
+                {
+                    sign.store(true, Ordering::SeqCst);
+                }
+            });
+        }
+    }
     let _ = (is_held, is_busy, pool);
     while !begun.are_all() {
         tokio::task::yield_now().await;
@@ -314,6 +403,27 @@ async fn table(postgres: &mut resource_pool::Postgres) {
 #[cfg(feature = "postgres")]
 async fn insert<'c>(postgres: impl sqlx::PgExecutor<'c>) -> sqlx::Result<()> {
     sqlx::query("INSERT INTO exits VALUES (1)").execute(postgres).await.map(drop)
+}
+
+#[cfg(feature = "mysql")]
+async fn mysql_table(mysql: &mut resource_pool::MySql) {
+    // The server itself has one create it after the other.
+    sqlx::raw_sql("CREATE TABLE IF NOT EXISTS exits (number int)").execute(mysql).await.expect("a table");
+}
+
+#[cfg(feature = "mysql")]
+async fn mysql_insert<'c>(mysql: impl sqlx::MySqlExecutor<'c>) -> sqlx::Result<()> {
+    sqlx::query("INSERT INTO exits VALUES (1)").execute(mysql).await.map(drop)
+}
+
+#[cfg(feature = "sqlite")]
+async fn sqlite_table(sqlite: &mut resource_pool::Sqlite) {
+    sqlx::raw_sql("CREATE TABLE IF NOT EXISTS exits (number int)").execute(sqlite).await.expect("a table");
+}
+
+#[cfg(feature = "sqlite")]
+async fn sqlite_insert<'c>(sqlite: impl sqlx::SqliteExecutor<'c>) -> sqlx::Result<()> {
+    sqlx::query("INSERT INTO exits VALUES (1)").execute(sqlite).await.map(drop)
 }
 
 #[cfg(feature = "clickhouse")]

@@ -24,12 +24,37 @@ use super::{KINDS, NAMES};
 const FAR_TOO_LONG: Duration = Duration::from_secs(120);
 
 /// The servers of some children, and the number of RabbitMQ's unclean closes that a test has reported.
-pub(crate) struct Servers(pub(crate) BTreeMap<Kind, Service>, AtomicUsize);
+pub(crate) struct Servers(pub(crate) BTreeMap<Kind, Service>, AtomicUsize, Folder);
+
+/// The folder of the children's files. It is deleted when this value drops.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        let folder = format!("exits-{}-files-{}", std::process::id(), number());
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(folder);
+        std::fs::create_dir_all(&path).expect("a folder");
+        Folder(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // A folder that stays behind does no harm.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A number that no other call gives.
+fn number() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    NEXT.fetch_add(1, Ordering::SeqCst)
+}
 
 impl Servers {
     pub(crate) fn of(kinds: &[Kind]) -> Self {
         let started = Service::start_all(kinds).expect("servers");
-        Servers(kinds.iter().copied().zip(started).collect(), AtomicUsize::new(0))
+        Servers(kinds.iter().copied().zip(started).collect(), AtomicUsize::new(0), Folder::new())
     }
 
     /// This program as a child that uses these servers and these close limits.
@@ -39,6 +64,9 @@ impl Servers {
         for (kind, server) in &self.0 {
             command.env(kind.url_variable(), server.url());
         }
+        // Each child has a file of its own, which no other process keeps open as it ends.
+        let file = self.2.0.join(format!("{}.sqlite", number()));
+        command.env("SQLITE_URL", format!("sqlite://{}?mode=rwc", file.display()));
         command
     }
 

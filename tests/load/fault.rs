@@ -41,7 +41,7 @@ pub(crate) enum Fault {
     Alarm(Duration),
     /// The server takes no further connection, and the prober's connection is cut.
     Full(Duration),
-    /// The user loses a right that the prober or the load needs. At RabbitMQ and PostgreSQL the user may not even
+    /// The user loses a right that the prober or the load needs. At RabbitMQ, PostgreSQL and MySQL the user may not even
     /// connect, and the prober's connection is cut.
     RightGone(Duration),
     /// Redis loads its data, and answers every command so.
@@ -62,7 +62,7 @@ impl Fault {
         match self {
             Fault::Alarm(_) => kind == Kind::RabbitMq,
             // MongoDB and ClickHouse read their limit on connections only at the start.
-            Fault::Full(_) => matches!(kind, Kind::RabbitMq | Kind::Redis | Kind::Postgres),
+            Fault::Full(_) => matches!(kind, Kind::RabbitMq | Kind::Redis | Kind::Postgres | Kind::MySql),
             // A MongoDB user who lost a right may still ping.
             Fault::RightGone(_) => kind != Kind::Mongo,
             // The other servers would need a file system of their own.
@@ -106,6 +106,11 @@ impl fmt::Display for Fault {
             Fault::Promotion => write!(f, "failover, forced"),
         }
     }
+}
+
+/// Whether a client of MySQL has said last that it asks whether the server is alive: a packet of one byte.
+fn is_ping(said: &[u8]) -> bool {
+    said.ends_with(&[1, 0, 0, 0, 14])
 }
 
 /// A server, and the proxy in front of it.
@@ -174,6 +179,7 @@ impl Target {
                 }
                 Kind::ClickHouse => self.proxy.ports(|said| said.windows(10).any(|words| words == b"GET /ping ")),
                 Kind::Redis => self.proxy.ports(|said| said.ends_with(b"PING\r\n")),
+                Kind::Elastic => panic!("it has tests of its own"),
                 // The prober sends no SQL. A user's idle connection ends sooner than this.
                 Kind::Postgres => {
                     let rows = self.server.postgres()?.query(
@@ -182,6 +188,8 @@ impl Target {
                     )?;
                     rows.lines().filter_map(|port| port.parse().ok()).collect()
                 }
+                Kind::MySql => self.proxy.ports(is_ping),
+                other @ (Kind::Chroma | Kind::Milvus) => panic!("{other} has no load"),
             };
             if !found.is_empty() {
                 return Ok(found);
@@ -258,6 +266,10 @@ impl Target {
                 let full = |is_full: bool| server.postgres()?.room_for(is_full.then_some(0));
                 self.without_prober(full, || meanwhile(down))?;
             }
+            Fault::Full(down) if server.kind() == Kind::MySql => {
+                let full = |is_full: bool| server.mysql()?.room_for(is_full.then_some(0));
+                self.without_prober(full, || meanwhile(down))?;
+            }
             Fault::Full(down) => {
                 let prober = self.prober()?;
                 // This connection is the only one that still has room.
@@ -274,6 +286,9 @@ impl Target {
                 }
                 Kind::Postgres => {
                     self.without_prober(|is_gone| server.postgres()?.may_log_in(!is_gone), || meanwhile(down))?;
+                }
+                Kind::MySql => {
+                    self.without_prober(|is_gone| server.mysql()?.may_log_in(!is_gone), || meanwhile(down))?;
                 }
                 Kind::ClickHouse => {
                     server.clickhouse()?.quota(true)?;

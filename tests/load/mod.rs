@@ -14,6 +14,8 @@ pub(crate) mod fault;
 pub(crate) mod ledger;
 pub(crate) mod meter;
 pub(crate) mod mongo;
+#[cfg(feature = "mysql")]
+pub(crate) mod mysql;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
 pub(crate) mod rabbitmq;
@@ -178,10 +180,16 @@ pub(crate) fn backend(kind: Kind) -> Arc<dyn Backend> {
         Kind::RabbitMq => Arc::new(rabbitmq::RabbitMq::default()),
         Kind::ClickHouse => Arc::new(clickhouse::ClickHouse::default()),
         Kind::Redis => Arc::new(redis::Redis::default()),
+        Kind::Elastic => panic!("it has tests of its own"),
         #[cfg(feature = "postgres")]
         Kind::Postgres => Arc::new(postgres::Postgres),
         #[cfg(not(feature = "postgres"))]
         Kind::Postgres => panic!("this build has no PostgreSQL"),
+        #[cfg(feature = "mysql")]
+        Kind::MySql => Arc::new(mysql::MySql),
+        #[cfg(not(feature = "mysql"))]
+        Kind::MySql => panic!("this build has no MySQL"),
+        other @ (Kind::Chroma | Kind::Milvus) => panic!("{other} has no load"),
     }
 }
 

@@ -34,7 +34,16 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
         servers::set_up()?;
         let mut command = cargo();
         command
-            .args(["bench", "--features", "postgres,metrics", "--bench", "duels", "--bench", "allocations", "--"])
+            .args([
+                "bench",
+                "--features",
+                "postgres,mysql,sqlite,http,metrics",
+                "--bench",
+                "duels",
+                "--bench",
+                "allocations",
+                "--",
+            ])
             .args(parts)
             .env("RESOURCE_POOL_BENCH_FOLDER", &fresh);
         code = child.run(&mut command)?;

@@ -14,14 +14,17 @@ const TARGET_DIR: &str = "target/sanitize";
 pub(crate) fn exits(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     let child = Child::catching_signals()?;
     services::install(&services::Kind::ALL)?;
-    services::install(&[services::Kind::Postgres])?;
+    services::install(&[services::Kind::Postgres, services::Kind::MySql])?;
     let (rounds, filters) = match arguments {
         [flag, rounds, filters @ ..] if flag == "--rounds" => (rounds.as_str(), filters),
         filters => (ROUNDS, filters),
     };
     rounds.parse::<usize>().map_err(|_| format!("{rounds:?} is no number of rounds"))?;
     let mut command = cargo();
-    command.args(["test", "--features", "postgres", "--test", "exits", "--"]).args(filters).env("EXIT_ROUNDS", rounds);
+    command
+        .args(["test", "--features", "postgres,mysql,sqlite", "--test", "exits", "--"])
+        .args(filters)
+        .env("EXIT_ROUNDS", rounds);
     Ok(child.run(&mut command)?)
 }
 

@@ -11,7 +11,7 @@ const END: &str = "<!-- end -->\n";
 
 /// Runs all backends, or the one that is named. Only a run of all backends replaces the tables in the page.
 pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
-    let known: Vec<_> = Kind::ALL.into_iter().chain([Kind::Postgres]).map(Kind::name).collect();
+    let known: Vec<_> = Kind::ALL.into_iter().chain([Kind::Postgres, Kind::MySql]).map(Kind::name).collect();
     let chosen = match arguments {
         [] => "all",
         [name] if known.contains(&name.as_str()) => name,
@@ -21,7 +21,9 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     servers::set_up()?;
     let table = target().join("faults.md");
     let mut command = cargo();
-    command.args(["test", "--features", "postgres", "--test", "faults", "--", "--nocapture"]).env("FAULTS", chosen);
+    command
+        .args(["test", "--features", "postgres,mysql", "--test", "faults", "--", "--nocapture"])
+        .env("FAULTS", chosen);
     if chosen != "all" {
         return Ok(child.run(&mut command)?);
     }

@@ -65,13 +65,16 @@ fn features(metadata: &Value) -> Result<Features, Box<dyn Error>> {
     Ok(features)
 }
 
-/// The driver of a feature is the first dependency in its list.
-fn driver<'a>(features: &'a Features, feature: &str) -> Option<&'a str> {
-    features.get(feature)?.iter().find_map(|item| item.strip_prefix("dep:"))
+/// The driver of a feature is the first dependency in its list. `sqlx/mysql` stands for the crate `sqlx-mysql`.
+fn driver(features: &Features, feature: &str) -> Option<String> {
+    let of_sqlx =
+        |item: &str| item.strip_prefix("sqlx/").map(|driver| format!("sqlx-{}", driver.trim_end_matches("-bundled")));
+    let own = |item: &String| item.strip_prefix("dep:").map(str::to_owned).or_else(|| of_sqlx(item));
+    features.get(feature)?.iter().find_map(own)
 }
 
 /// A driver in this dependency tree that neither the feature nor a feature turned on by it asks for.
-fn uninvited<'a>(features: &'a Features, feature: &str, tree: &str) -> Option<&'a str> {
+fn uninvited(features: &Features, feature: &str, tree: &str) -> Option<String> {
     let is_on = |other: &str| other == feature || features[feature].iter().any(|item| item == other);
     let others = features.keys().filter(|other| !is_on(other) && !NO_DRIVERS.contains(&other.as_str()));
     others.filter_map(|other| driver(features, other)).find(|driver| {
@@ -90,13 +93,16 @@ mod tests {
     fn a_driver_that_nobody_asked_for_is_named() {
         let all = json!({"packages": [{"name": "other"}, {"name": "resource-pool", "features": {
             "default": ["redis"], "_private": [], "mongodb": ["dep:mongodb"], "r2d2": ["dep:r2d2"], "tls": ["dep:rustls"],
-            "redis": ["dep:redis", "r2d2", "dep:socket2"],
+            "redis": ["dep:redis", "r2d2", "dep:socket2"], "mysql": ["sqlx/mysql", "_sql"], "sqlite": ["sqlx/sqlite-bundled"],
         }}]});
         let features = features(&all).unwrap();
-        assert_eq!(features.keys().collect::<Vec<_>>(), ["mongodb", "r2d2", "redis", "tls"]);
+        assert_eq!(features.keys().collect::<Vec<_>>(), ["mongodb", "mysql", "r2d2", "redis", "sqlite", "tls"]);
         let tree = "resource-pool v0.1.0\nredis v1.8.1\nr2d2 v0.8.10\nmongodb-internal v1.0.0\nrustls v0.23.0\n";
         assert_eq!(uninvited(&features, "redis", tree), None);
-        assert_eq!(uninvited(&features, "mongodb", tree), Some("r2d2"));
-        assert_eq!(uninvited(&features, "redis", &format!("{tree}mongodb v3.9.1\n")), Some("mongodb"));
+        assert_eq!(uninvited(&features, "mongodb", tree).as_deref(), Some("r2d2"));
+        assert_eq!(uninvited(&features, "redis", &format!("{tree}mongodb v3.9.1\n")).as_deref(), Some("mongodb"));
+        let tree = "sqlx v0.9.0\nsqlx-mysql v0.9.0\n";
+        assert_eq!(uninvited(&features, "mysql", tree), None);
+        assert_eq!(uninvited(&features, "sqlite", tree).as_deref(), Some("sqlx-mysql"));
     }
 }

@@ -17,6 +17,7 @@ mod size;
 mod soak;
 mod tally;
 mod test;
+mod vectors;
 
 use child::Child;
 use servers::Servers;
@@ -42,7 +43,7 @@ Usage: cargo xtask <verb> [arguments]
   features      lint each feature alone, with TLS and without, and look for drivers that it does not ask for
   schema [--check]
                 write docs/resource-pool.toml and its JSON schema anew; --check only fails where they are out of date; no server
-  faults [name] every fault on every kind (or the one: mongo, rabbitmq, clickhouse, redis, postgres) under load; keeps the tables in
+  faults [name] every fault on every kind (or the one: mongo, rabbitmq, clickhouse, redis, postgres, mysql) under load; keeps the tables in
                 docs/reference/faults.md
   soak [--minutes N] [--seed N]
                 load on all four backends and a fault every few seconds; 20 minutes unless told otherwise
@@ -52,6 +53,8 @@ Usage: cargo xtask <verb> [arguments]
   mutants [--minutes N] [file…]
                 put one defect at a time into the core (or into these of its files) and run the core's own tests; an hour unless
                 told otherwise, and the next run goes on; needs cargo-mutants, and no server
+  vectors [filter]
+                the tests of Chroma, pgvector and Milvus with 100,000 vectors each, in a network namespace; needs root
   exits [--rounds N] [filter]
                 every way a process can end, 20 times unless told otherwise, on private servers
   sanitize [filter]
@@ -83,6 +86,7 @@ fn main() -> ExitCode {
         "models" => models(&rest),
         "fuzz" => fuzz::run(&rest),
         "mutants" => mutants::run(&rest),
+        "vectors" => vectors::run(&rest),
         "exits" => exits::exits(&rest),
         "sanitize" => exits::sanitize(&rest),
         "package" => release::package(&rest),

@@ -21,7 +21,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
         "--package",
         "resource-pool",
         "--features",
-        "tls,serde,postgres",
+        "tls,serde,postgres,mysql,sqlite,llm,chroma,milvus,elastic",
         "--test",
         "schema",
     ]);

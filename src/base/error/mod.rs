@@ -410,7 +410,7 @@ impl Error {
     }
 
     /// The pool's own error behind a driver's. Some calls can only answer a driver's error: those through the client
-    /// that a ClickHouse lease derefs to, Redis commands, PostgreSQL's statements, and calls on a raw RabbitMQ channel.
+    /// that a ClickHouse lease derefs to, Redis commands, statements of kinds over sqlx, and calls on a raw RabbitMQ channel.
     pub fn behind<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Error> {
         causes(error).find_map(|cause| cause.downcast_ref())
     }

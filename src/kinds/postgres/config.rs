@@ -1,30 +1,23 @@
 //! The configuration of a PostgreSQL: its fields, their defaults, their environment variables, and the checks.
 
-use std::fmt;
-use std::future::poll_fn;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use serde::Deserialize;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
-use sqlx::{ConnectOptions as _, PgConnection};
+use sqlx::{ConnectOptions as _, PgConnection, Postgres};
 
 use crate::base::attribute;
-use crate::base::error::Error;
+use crate::base::error::{Error, Failure};
 use crate::base::millis;
 use crate::base::secret::{Secret, SecretFile};
 use crate::base::setters::setters;
-use crate::kinds::postgres::errors::ours;
-use crate::kinds::postgres::resource::PostgresResource;
-use crate::lifecycle::checkout::Limits;
+use crate::kinds::postgres::PostgresResource;
+use crate::kinds::sql::{Hooked, OnConnect, Pooling, SHARED_SCHEMES, SqlConfig, pooling};
 use crate::lifecycle::kind::KindConfig;
 use crate::net::checks::Checks;
 use crate::net::parts::{Names, Part};
 use crate::net::tls::{Tls, TlsOptions};
-use crate::net::url::{ParsedUrl, host, port};
+use crate::net::url::{ParsedUrl, host, host_port, port};
 
 const SCHEMES: [&str; 2] = ["postgres", "postgresql"];
 
@@ -38,7 +31,7 @@ pub struct PostgresConfig {
     /// `postgres://user:password@host:port/database`, instead of the parts. A part that the URL does not name keeps its
     /// own field, but the port is 5432. Parameters: `sslmode`, where `require`, `verify-ca` and `verify-full` all
     /// check the server's certificate and name, and `disable` is plain; `sslrootcert`, `sslcert`, `sslkey`; and
-    /// `application_name`. Environment: `POSTGRES_URL`, `DATABASE_URL`.
+    /// `application_name`. Environment: `POSTGRES_URL`, and `DATABASE_URL` where it has this scheme.
     pub url: Option<Secret>,
     /// Defaults to `localhost`. Environment: `POSTGRES_HOST`.
     pub host: String,
@@ -81,39 +74,7 @@ pub struct PostgresConfig {
     pub tls: Option<TlsOptions>,
     /// A hook that runs on each connection once it is open. It can be set only in code. Defaults to nothing.
     #[serde(skip)]
-    pub on_connect: Option<OnConnect>,
-}
-
-type ConnectHook = dyn for<'a> Fn(&'a mut PgConnection) -> Hooked<'a> + Send + Sync;
-/// The future of a hook, boxed.
-type Hooked<'a> = Pin<Box<dyn Future<Output = sqlx::Result<()>> + Send + 'a>>;
-
-/// A hook that runs on each new connection. Two hooks are equal if they are clones of one.
-#[derive(Clone)]
-pub struct OnConnect(Arc<ConnectHook>);
-
-impl OnConnect {
-    /// Runs the hook on a new connection. A panic in it is an error.
-    pub(super) async fn run(&self, connection: &mut PgConnection) -> sqlx::Result<()> {
-        let mut run = pin!(async { (self.0)(connection).await });
-        poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| run.as_mut().poll(context))) {
-            Ok(poll) => poll,
-            Err(panic) => Poll::Ready(Err(ours(Error::of_hook_that_panicked(&*panic)))),
-        })
-        .await
-    }
-}
-
-impl PartialEq for OnConnect {
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-}
-
-impl fmt::Debug for OnConnect {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("OnConnect")
-    }
+    pub on_connect: Option<OnConnect<Postgres>>,
 }
 
 impl Default for PostgresConfig {
@@ -193,49 +154,8 @@ impl PostgresConfig {
         mut self,
         run: impl for<'a> Fn(&'a mut PgConnection) -> Hooked<'a> + Send + Sync + 'static,
     ) -> Self {
-        self.on_connect = Some(OnConnect(Arc::new(run)));
+        self.on_connect = Some(OnConnect::new(run));
         self
-    }
-
-    /// The most connections at a time.
-    pub(super) fn max(&self) -> usize {
-        self.pool_size as usize + self.max_overflow as usize
-    }
-
-    pub(super) fn limits(&self) -> Limits {
-        Limits {
-            max: self.max(),
-            kept: self.pool_size as usize,
-            idle_timeout: self.overflow_timeout,
-            max_lifetime: self.pool_recycle,
-            test_idle_after: self.test_idle_after,
-            test_after: if self.pre_ping { Limits::default().test_after } else { Duration::MAX },
-            ..Limits::default()
-        }
-    }
-
-    /// The options that sqlx connects with. From the environment sqlx takes `PGOPTIONS` and, where no file is given,
-    /// the files of TLS.
-    pub(super) fn options(&self) -> PgConnectOptions {
-        let options = PgConnectOptions::new_without_pgpass()
-            .host(&self.host)
-            .port(self.port)
-            .username(&self.user)
-            .password(self.password.as_ref().map_or("", Secret::expose))
-            .database(&self.database)
-            .application_name(&self.application_name)
-            // Statements may contain secrets, such as `ALTER ROLE … PASSWORD`.
-            .disable_statement_logging();
-        let Some(tls) = &self.tls else { return options.ssl_mode(PgSslMode::Disable) };
-        let mut options = options.ssl_mode(PgSslMode::VerifyFull);
-        if let Some(ca_file) = &tls.ca_file {
-            options = options.ssl_root_cert(ca_file);
-        }
-        if let Some(cert_file) = &tls.cert_file {
-            options = options.ssl_client_cert(cert_file);
-            options = options.ssl_client_key(tls.key_file.as_ref().unwrap_or(cert_file));
-        }
-        options
     }
 
     fn take_parameter(&mut self, key: &str, name: &str, value: &str) -> Result<(), Error> {
@@ -292,20 +212,69 @@ impl PostgresConfig {
     }
 }
 
+impl SqlConfig<Postgres> for PostgresConfig {
+    /// The options that sqlx connects with. From the environment sqlx takes `PGOPTIONS` and, where no file is given,
+    /// the files of TLS.
+    fn options(&self) -> PgConnectOptions {
+        let options = PgConnectOptions::new_without_pgpass()
+            .host(&self.host)
+            .port(self.port)
+            .username(&self.user)
+            .password(self.password.as_ref().map_or("", Secret::expose))
+            .database(&self.database)
+            .application_name(&self.application_name)
+            // Statements may contain secrets, such as `ALTER ROLE … PASSWORD`.
+            .disable_statement_logging();
+        let Some(tls) = &self.tls else { return options.ssl_mode(PgSslMode::Disable) };
+        let mut options = options.ssl_mode(PgSslMode::VerifyFull);
+        if let Some(ca_file) = &tls.ca_file {
+            options = options.ssl_root_cert(ca_file);
+        }
+        if let Some(cert_file) = &tls.cert_file {
+            options = options.ssl_client_cert(cert_file);
+            options = options.ssl_client_key(tls.key_file.as_ref().unwrap_or(cert_file));
+        }
+        options
+    }
+
+    fn pooling(&self) -> Pooling {
+        pooling!(self)
+    }
+
+    fn on_connect(&self) -> Option<&OnConnect<Postgres>> {
+        self.on_connect.as_ref()
+    }
+
+    fn connect_failure(&self, error: sqlx::Error) -> Failure {
+        self.judge_connect(error)
+    }
+
+    fn failure(&self, error: sqlx::Error) -> Failure {
+        self.judge(error)
+    }
+
+    fn endpoint(&self) -> String {
+        let database = percent_encoding::utf8_percent_encode(&self.database, percent_encoding::NON_ALPHANUMERIC);
+        format!("postgres://{}/{database}", host_port(&self.host, self.port))
+    }
+}
+
 impl KindConfig for PostgresConfig {
     const KIND: &'static str = "postgres";
     const SYSTEM: (&'static str, &'static str) = (attribute::DATABASE_SYSTEM, "postgresql");
     const IS_OURS: bool = true;
+    const SHARED_BY: &'static [&'static str] = &SCHEMES;
+    const SHARED_SCHEMES: &'static [(&'static str, &'static str, bool)] = &SHARED_SCHEMES;
     type Resource = PostgresResource;
 
     const NAMES: Names = Names {
         url: ("url", &["POSTGRES_URL", "DATABASE_URL"]),
         parts: [
-            ("host", &["POSTGRES_HOST"]),
-            ("port", &["POSTGRES_PORT"]),
-            ("user", &["POSTGRES_USER"]),
-            ("password", &["POSTGRES_PASSWORD"]),
-            ("database", &["POSTGRES_DB", "POSTGRES_DATABASE"]),
+            ("host", &["POSTGRES_HOST", "DB_HOST"]),
+            ("port", &["POSTGRES_PORT", "DB_PORT"]),
+            ("user", &["POSTGRES_USER", "DB_USERNAME"]),
+            ("password", &["POSTGRES_PASSWORD", "DB_PASSWORD"]),
+            ("database", &["POSTGRES_DB", "POSTGRES_DATABASE", "DB_NAME"]),
         ],
         plain: &["sslmode=disable"],
         tls: ["POSTGRES_TLS", "POSTGRES_TLS_CA_FILE", "POSTGRES_TLS_CERT_FILE", "POSTGRES_TLS_KEY_FILE", ""],
@@ -375,7 +344,7 @@ impl KindConfig for PostgresConfig {
     fn check(&mut self, name: &str) -> Result<(), Error> {
         let checks = Checks(name);
         checks.place(&mut self.host, self.port)?;
-        checks.counts(&[("pool_size", self.pool_size as usize), ("max_overflow", self.max())])?;
+        checks.counts(&[("pool_size", self.pool_size as usize), ("max_overflow", self.pooling().max())])?;
         let texts = [("user", &self.user), ("database", &self.database), ("application_name", &self.application_name)];
         for (field, text) in texts {
             if text.is_empty() || text.contains('\0') {

@@ -1,69 +1,39 @@
-//! The effect of a statement, read from its text before it is sent.
+//! The effect of a statement of PostgreSQL, read from its text before it is sent.
 
-/// The effect of a statement, as far as its text shows it. If the text leaves it open, the most costly effect is
-/// assumed.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum SqlEffect {
-    /// The statement only reads. A function that it calls may still change something.
-    Reads,
-    /// The statement changes data.
-    Changes,
-    /// The statement makes the changes of its transaction permanent.
-    Commits,
-    /// The statement changes the session, which the next user of the connection would notice.
-    Alters,
-    /// The statement begins or ends a transaction unknown to the driver, or is several statements. From then on it is
-    /// unknown which changes are undone when the connection ends.
-    Escapes,
-}
+use crate::kinds::sql::{SqlEffect, Words, is_one, uncommented};
 
-impl SqlEffect {
-    /// Reads the effect from the statement's text.
-    pub(super) fn of(statement: &str) -> Self {
-        const READS: [&str; 4] = ["SELECT", "SHOW", "TABLE", "VALUES"];
-        const CHANGES: [&str; 21] = [
-            "ALTER", "ANALYZE", "CALL", "COMMENT", "COPY", "CREATE", "DELETE", "DROP", "EXPLAIN", "GRANT", "INSERT",
-            "LOCK", "MERGE", "NOTIFY", "REFRESH", "REINDEX", "REVOKE", "TRUNCATE", "UPDATE", "VACUUM", "WITH",
-        ];
-        const ESCAPES: [&str; 9] =
-            ["ABORT", "BEGIN", "COMMIT", "END", "PREPARE", "RELEASE", "ROLLBACK", "SAVEPOINT", "START"];
-        // Words by which a statement may change the session: temporary tables, the schema of those, and settings.
-        const SESSION: [&str; 5] = ["INTO", "TEMP", "TEMPORARY", "pg_temp", "set_config"];
-        let text = uncommented(statement);
-        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| !word.is_empty());
-        let first = text.split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
-        let is_one = |known: &[&str], word: &str| known.iter().any(|known| known.eq_ignore_ascii_case(word));
-        let is_local = |word: &str| is_one(&["LOCAL", "TRANSACTION"], word);
-        if text.trim_end_matches(|c: char| c == ';' || c.is_whitespace()).contains(';') || is_one(&ESCAPES, first) {
-            return SqlEffect::Escapes;
-        }
-        let is_bare = |word: &str| !is_one(&["ANALYZE", "ANALYSE"], word);
-        let is_insert = is_one(&["INSERT", "MERGE"], first);
-        let alters = |word: &str| {
-            let is_lock = word.to_ascii_lowercase().contains("advisory_lock");
-            is_lock || is_one(&SESSION, word) && !(is_insert && word.eq_ignore_ascii_case("INTO"))
-        };
-        match () {
-            () if is_one(&["SET"], first) && words.clone().nth(1).is_some_and(is_local) => SqlEffect::Changes,
-            () if words.clone().any(alters) => SqlEffect::Alters,
-            () if is_one(&READS, first) || is_one(&["EXPLAIN"], first) && words.clone().all(is_bare) => {
-                SqlEffect::Reads
-            }
-            () if is_one(&CHANGES, first) => SqlEffect::Changes,
-            () => SqlEffect::Alters,
-        }
+/// The effect of a statement.
+pub(super) fn effect(statement: &str) -> SqlEffect {
+    const READS: [&str; 4] = ["SELECT", "SHOW", "TABLE", "VALUES"];
+    const CHANGES: [&str; 21] = [
+        "ALTER", "ANALYZE", "CALL", "COMMENT", "COPY", "CREATE", "DELETE", "DROP", "EXPLAIN", "GRANT", "INSERT",
+        "LOCK", "MERGE", "NOTIFY", "REFRESH", "REINDEX", "REVOKE", "TRUNCATE", "UPDATE", "VACUUM", "WITH",
+    ];
+    const ESCAPES: [&str; 9] =
+        ["ABORT", "BEGIN", "COMMIT", "END", "PREPARE", "RELEASE", "ROLLBACK", "SAVEPOINT", "START"];
+    // Words by which a statement may change the session: temporary tables, the schema of those, and settings.
+    const SESSION: [&str; 5] = ["INTO", "TEMP", "TEMPORARY", "pg_temp", "set_config"];
+    let words = Words::of(uncommented(statement, &["--"], |comment| Some(behind(comment))));
+    let first = words.first;
+    if words.begin() {
+        return SqlEffect::Begins;
     }
-}
-
-/// The text without the white space, comments and parentheses in front.
-fn uncommented(mut text: &str) -> &str {
-    loop {
-        text = text.trim_start_matches(|c: char| c.is_whitespace() || c == '(');
-        text = match (text.strip_prefix("--"), text.strip_prefix("/*")) {
-            (Some(comment), _) => comment.split_once('\n').map_or("", |(_, rest)| rest),
-            (_, Some(comment)) => behind(comment),
-            _ => return text,
-        };
+    let is_local = |word: &str| is_one(&["LOCAL", "TRANSACTION"], word);
+    if words.are_several() || is_one(&ESCAPES, first) {
+        return SqlEffect::Escapes;
+    }
+    let is_bare = |word: &str| !is_one(&["ANALYZE", "ANALYSE"], word);
+    let is_insert = is_one(&["INSERT", "MERGE"], first);
+    let alters = |word: &str| {
+        let is_lock = word.to_ascii_lowercase().contains("advisory_lock");
+        is_lock || is_one(&SESSION, word) && !(is_insert && word.eq_ignore_ascii_case("INTO"))
+    };
+    match () {
+        () if is_one(&["SET"], first) && words.all().nth(1).is_some_and(is_local) => SqlEffect::Changes,
+        () if words.all().any(alters) => SqlEffect::Alters,
+        () if is_one(&READS, first) || is_one(&["EXPLAIN"], first) && words.all().all(is_bare) => SqlEffect::Reads,
+        () if is_one(&CHANGES, first) => SqlEffect::Changes,
+        () => SqlEffect::Alters,
     }
 }
 
@@ -85,11 +55,12 @@ fn behind(mut text: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use super::SqlEffect::{self, Alters, Changes, Escapes, Reads};
+    use super::effect;
+    use crate::kinds::sql::SqlEffect::{Alters, Begins, Changes, Escapes, Reads};
 
     #[test]
     fn what_a_statement_does_is_told_by_its_text() {
-        for (statement, effect) in [
+        for (statement, expected) in [
             ("SELECT 1", Reads),
             ("select(1);", Reads),
             (" \n((SELECT 1))", Reads),
@@ -115,12 +86,14 @@ mod tests {
             ("", Alters),
             ("'SELECT'", Alters),
             ("/* SELECT", Alters),
-            ("BEGIN", Escapes),
+            ("BEGIN", Begins),
+            ("START TRANSACTION READ ONLY", Begins),
+            ("BEGIN; DELETE FROM bars", Escapes),
             ("commit;", Escapes),
             ("PREPARE TRANSACTION 'a'", Escapes),
             ("SELECT 1; DELETE FROM bars", Escapes),
         ] {
-            assert_eq!(SqlEffect::of(statement), effect, "{statement:?}");
+            assert_eq!(effect(statement), expected, "{statement:?}");
         }
     }
 }

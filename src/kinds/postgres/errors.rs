@@ -1,18 +1,15 @@
 //! The driver's errors, judged for connecting, for a ping, and for a call that was cut.
 
-use std::io;
-
 use sqlx::Error as Driver;
-use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
-use crate::base::error::{Error, Failure, Worded, redacted};
-use crate::base::secret::{Secret, SecretFile};
+use crate::base::error::Failure;
 use crate::kinds::postgres::config::PostgresConfig;
+use crate::kinds::sql::redacted_for;
 use crate::net::tls;
 
 impl PostgresConfig {
     /// The failure to connect that this error is, with the remedy where TLS fails.
-    pub(super) fn connect_failure(&self, error: Driver) -> Failure {
+    pub(super) fn judge_connect(&self, error: Driver) -> Failure {
         if let Driver::Io(io) = &error
             && self.tls.is_some()
             && let Some(failure) = tls::failure(io)
@@ -20,11 +17,11 @@ impl PostgresConfig {
             return failure;
         }
         let is_full = error.as_database_error().is_some_and(|said| said.code().is_some_and(|code| code == "53300"));
-        Failure { is_full, ..self.failure(error) }
+        Failure { is_full, ..self.judge(error) }
     }
 
     /// Judges an error of connecting or of a ping: whether it is permanent, transient, or a refusal by the server.
-    pub(super) fn failure(&self, error: Driver) -> Failure {
+    pub(super) fn judge(&self, error: Driver) -> Failure {
         let code = match &error {
             Driver::Database(said) => said.code().unwrap_or_default().into_owned(),
             _ => String::new(),
@@ -33,9 +30,6 @@ impl PostgresConfig {
         // A server that cannot take one more client may close the connection instead of answering whether it speaks
         // TLS.
         let is_foreign = matches!(&error, Driver::Protocol(why) if !why.contains("SSLRequest"));
-        let told = matches!(&error, Driver::Database(_));
-        let by_file = self.password_file.as_ref().map(SecretFile::recent).unwrap_or_default();
-        let secrets: Vec<_> = self.password.iter().chain(&by_file).map(Secret::expose).collect();
         let words = match &error {
             Driver::Database(said) if said.message().contains("no encryption") && self.tls.is_none() => {
                 Some(format!("{error}; where the server wants TLS, set postgres.tls or sslmode=verify-full"))
@@ -46,10 +40,8 @@ impl PostgresConfig {
             _ => None,
         };
         let names = [&*self.user, &*self.database];
-        let source = match words {
-            Some(words) => redacted(Worded::new(words, error), told, &secrets, &names),
-            None => redacted(error, told, &secrets, &names),
-        };
+        let (password, file) = (self.password.as_ref(), self.password_file.as_ref());
+        let source = redacted_for(error, words, password, file, &names);
         match &*code {
             // A wrong password may pass if it is of a file, because the file may just be replaced.
             "28P01" if self.password_file.is_some() => Failure::transient(source),
@@ -62,32 +54,4 @@ impl PostgresConfig {
             _ => Failure::refused(source),
         }
     }
-}
-
-/// Wraps a crate error as a driver error, for signatures that require one. [`Error::behind`] finds it there.
-pub(super) fn ours(error: Error) -> Driver {
-    let kind = match &error {
-        Error::Timeout(_) => io::ErrorKind::TimedOut,
-        Error::Lost { .. } | Error::OutcomeUnknown { .. } => io::ErrorKind::ConnectionAborted,
-        _ => io::ErrorKind::NotConnected,
-    };
-    Driver::Io(io::Error::new(kind, error))
-}
-
-/// Whether the connection has ended.
-pub(super) fn is_loss(error: &Driver) -> bool {
-    matches!(error, Driver::Io(_) | Driver::Tls(_))
-}
-
-/// Whether the server ends the connection with these words (class 57: it is shut down, has crashed, or an administrator ends
-/// the session). They may come after a commit, so they tell nothing about the statement.
-pub(super) fn is_farewell(error: &Driver) -> bool {
-    is_last(error) && error.as_database_error().and_then(|said| said.code()).is_some_and(|code| code.starts_with("57"))
-}
-
-/// Whether the connection ends with this answer, or is in an unknown state after it.
-pub(super) fn is_last(error: &Driver) -> bool {
-    let said = error.as_database_error().and_then(|said| said.try_downcast_ref::<PgDatabaseError>());
-    let is_fatal = said.is_some_and(|said| matches!(said.severity(), PgSeverity::Fatal | PgSeverity::Panic));
-    is_fatal || matches!(error, Driver::Protocol(_))
 }

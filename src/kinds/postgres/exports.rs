@@ -2,8 +2,6 @@
 
 /// The names at the crate's root.
 pub(crate) mod root {
-    pub use ::sqlx;
-
     pub use crate::kinds::postgres::{Postgres, PostgresHandle, PostgresResource, PostgresTransaction};
 }
 

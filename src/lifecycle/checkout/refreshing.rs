@@ -20,7 +20,7 @@ use crate::lifecycle::checkout::waiter::wake;
 impl<M: Manage> Checkouts<M> {
     /// Replaces all connections once a new one is open and has passed its test. Idle ones are closed then, and others as
     /// they come back. If the server has no room for the new one, the prober's own connection is closed first. The
-    /// others are replaced all the same if there is still no room. Only PostgreSQL can tell that.
+    /// others are replaced all the same if there is still no room. Only PostgreSQL and MySQL can tell that.
     ///
     /// # Errors
     /// The driver's failure. It replaces none.

@@ -225,14 +225,40 @@ impl<'a> PemFiles<'a> {
 
 /// Makes the client's configuration and its identity of these files.
 fn made(key: &str, files: &PemFiles<'_>) -> Result<(Arc<ClientConfig>, Arc<Identity>), Error> {
+    made_with(key, files, roots(key, files.ca.as_ref())?)
+}
+
+/// Makes them with these authorities.
+fn made_with(
+    key: &str,
+    files: &PemFiles<'_>,
+    roots: RootCertStore,
+) -> Result<(Arc<ClientConfig>, Arc<Identity>), Error> {
     let provider = Arc::new(ring::default_provider());
     let identity = Arc::new(Identity { own: own(key, files, &provider)?, asked: AtomicBool::new(false) });
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| Error::config(key, error))?
-        .with_root_certificates(roots(key, files.ca.as_ref())?)
+        .with_root_certificates(roots)
         .with_client_cert_resolver(Arc::clone(&identity) as _);
     Ok((Arc::new(config), identity))
+}
+
+/// The configuration of a client that checks the host of each URL. A machine that trusts no authority has one all the
+/// same, for plain connections, unless there are options.
+#[cfg(feature = "requests")]
+pub(super) fn of_any_host(key: &str, options: Option<&TlsOptions>) -> Result<Arc<ClientConfig>, Error> {
+    let Some(options) = options else {
+        let found = roots(key, None).unwrap_or_else(|_trusts_nobody| RootCertStore::empty());
+        return without_files(key, found);
+    };
+    made(key, &PemFiles::of(key, options)?).map(|(config, _)| config)
+}
+
+/// The configuration of a client with these authorities and no certificate.
+#[cfg(feature = "requests")]
+pub(super) fn without_files(key: &str, roots: RootCertStore) -> Result<Arc<ClientConfig>, Error> {
+    made_with(key, &PemFiles { ca: None, cert: None, private: None }, roots).map(|(config, _)| config)
 }
 
 impl fmt::Debug for Client {

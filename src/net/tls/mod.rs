@@ -7,6 +7,8 @@ mod blocking;
 mod client;
 mod hello;
 mod options;
+#[cfg(feature = "requests")]
+mod requests;
 #[cfg(all(feature = "tls", feature = "streams"))]
 mod secured;
 #[cfg(feature = "streams")]
@@ -16,6 +18,8 @@ mod stream;
 pub use crate::net::tls::blocking::Blocking;
 pub use crate::net::tls::hello::or_wanted;
 pub use crate::net::tls::options::TlsOptions;
+#[cfg(feature = "requests")]
+pub use crate::net::tls::requests::RequestTls;
 #[cfg(feature = "streams")]
 pub use crate::net::tls::stream::{Stream, Tls};
 

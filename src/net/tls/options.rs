@@ -32,8 +32,8 @@ pub struct TlsOptions {
     /// The certificate's private key, not encrypted. Without it the key is in `cert_file`, too. MongoDB's driver
     /// always wants it there.
     pub key_file: Option<PathBuf>,
-    /// The name that the server's certificate is to have. Without it that is the host. Not for MongoDB and
-    /// PostgreSQL, whose drivers check the host's name.
+    /// The name that the server's certificate is to have. Without it that is the host. Not for MongoDB,
+    /// PostgreSQL, MySQL, Elasticsearch, HTTP, LLM, Chroma and Milvus, whose drivers check the host's name.
     pub server_name: Option<String>,
 }
 

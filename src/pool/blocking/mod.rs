@@ -2,7 +2,8 @@
 //!
 //! A lease of a ready resource never waits, so it never fails for want of a place to block. A lease that has to wait
 //! blocks on plain threads, in `spawn_blocking`, and on a multi-thread runtime's workers (by `block_in_place`). On a
-//! current-thread runtime it answers [`Error::InAsyncContext`](crate::Error::InAsyncContext). PostgreSQL always waits.
+//! current-thread runtime it answers [`Error::InAsyncContext`](crate::Error::InAsyncContext). PostgreSQL, MySQL and
+//! SQLite always wait.
 
 mod events;
 mod own;
@@ -16,6 +17,8 @@ pub use scoped::Scoped;
 
 use crate::base::error::Error;
 use crate::kinds::for_each_kind;
+#[cfg(feature = "_sql")]
+pub use crate::kinds::sql::blocking::SqlGuard;
 #[cfg(feature = "r2d2")]
 use crate::lifecycle::checkout::{self, Adapted};
 

@@ -1,7 +1,7 @@
 //! An open connection, the kill switch that it is under, and the state that its user has left it in.
 //!
 //! A guard sends each statement through [`LentConnection::ask`] or a stream of `executor`. Both begin with [`Line::begin`] and,
-//! once answered, end with [`PendingCall::ended`]. These record the state in [`Line`], and `PostgresConnection::is_fit` reads it when
+//! once answered, end with [`PendingCall::ended`]. These record the state in [`Line`], and `SqlConnection::is_fit` reads it when
 //! the connection comes back.
 //!
 //! Invariant: `reply_pending` is true from the begin of a call until its end, so a connection whose call was dropped or
@@ -13,11 +13,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use sqlx::{Connection as _, PgConnection};
+use sqlx::Connection as _;
 
 use crate::base::error::{BoxError, Error, Source};
-use crate::kinds::postgres::effect::SqlEffect;
-use crate::kinds::postgres::errors::{is_farewell, is_last, is_loss, ours};
+use crate::kinds::sql::effect::SqlEffect;
+use crate::kinds::sql::errors::{is_loss, ours};
+use crate::kinds::sql::kind::{Aborted, Companion, SqlKind};
 use crate::lifecycle::busy::Busy;
 use crate::lifecycle::link::Link;
 use crate::lifecycle::spans::OperationSpan;
@@ -25,43 +26,55 @@ use crate::lifecycle::work::Work;
 use crate::net::kill_switch::KillSwitch;
 
 /// One connection of the driver, as it is checked out.
-pub struct PostgresConnection {
-    pub(super) driver: PgConnection,
-    pub(super) line: Line,
+pub struct SqlConnection<D: SqlKind> {
+    pub(crate) driver: D::Connection,
+    pub(super) line: Line<D>,
 }
 
 /// The state of a connection beside the driver.
-pub(super) struct Line {
+pub(super) struct Line<D: SqlKind> {
     pub(super) link: Link,
     pub(super) switch: KillSwitch,
+    pub(super) companion: Arc<D::Companion>,
     /// Whether a call was begun and has not ended. The next user would have to wait for its reply.
     pub(super) reply_pending: bool,
+    /// How many transactions are open, each within the one before. The driver's own count may lag behind.
+    pub(super) depth: usize,
     /// Whether a transaction was dropped. The driver sends its rollback with the next call.
     pub(super) rolls_back: bool,
     /// Whether the session is, or may be, in another state than a new one.
     pub(super) altered: bool,
     /// Whether it is unknown which changes are undone when the connection ends.
     escaped: bool,
-    /// Whether an error has aborted the transaction. A commit would not report that.
+    /// Whether an error has aborted the transaction, or has undone all of it. A commit might not report that.
     pub(super) aborted: bool,
     /// Whether the state of the protocol is unknown. Nothing more is sent on such a connection.
     pub(super) lost_track: bool,
 }
 
-impl PostgresConnection {
-    pub(super) fn new(driver: PgConnection, link: Link, switch: KillSwitch) -> Self {
-        PostgresConnection { driver, line: Line::new(link, switch) }
+impl<D: SqlKind> SqlConnection<D> {
+    pub(super) fn new(driver: D::Connection, link: Link, switch: KillSwitch, companion: D::Companion) -> Self {
+        SqlConnection { driver, line: Line::new(link, switch, companion) }
+    }
+
+    /// The value that the kind keeps beside the connection.
+    pub(crate) fn companion(&self) -> &D::Companion {
+        &self.line.companion
+    }
+
+    pub(crate) fn link(&self) -> &Link {
+        &self.line.link
     }
 
     /// Whether the next user would find the connection as this one did.
     pub(super) fn is_fit(&self) -> bool {
-        !self.line.rolls_back && self.is_fit_otherwise()
+        !self.line.rolls_back && self.is_fit_otherwise() && !self.driver.is_in_transaction()
     }
 
     /// Like `is_fit`, but ignores a rollback that is still to be sent.
     fn is_fit_otherwise(&self) -> bool {
-        let Line { switch, reply_pending, altered, lost_track, .. } = &self.line;
-        !reply_pending && !altered && !lost_track && !switch.is_cut() && !self.driver.is_in_transaction()
+        let Line { switch, depth, reply_pending, altered, lost_track, .. } = &self.line;
+        !reply_pending && !altered && !lost_track && !switch.is_cut() && *depth == 0
     }
 
     /// Whether only a rollback that is still to be sent separates the connection from being fit.
@@ -69,41 +82,51 @@ impl PostgresConnection {
         self.line.rolls_back && self.is_fit_otherwise()
     }
 
-    /// Sends the rollback, and waits until it is done. The driver sends it before the ping.
+    /// Sends the rollback, and waits until it is done. The driver sends it before the ping. If it fails, the connection is
+    /// unfit.
     pub(super) async fn roll_back(&mut self) -> sqlx::Result<()> {
-        self.lent().ask("rollback", SqlEffect::Reads, async |driver| driver.ping().await).await
+        let answer = self.lent().ask("rollback", SqlEffect::Reads, |driver| driver.ping()).await;
+        self.line.lost_track |= answer.is_err();
+        answer
     }
 
     /// The connection, for one call.
-    pub(super) fn lent(&mut self) -> LentConnection<'_> {
+    pub(super) fn lent(&mut self) -> LentConnection<'_, D> {
         LentConnection { driver: &mut self.driver, line: &mut self.line }
     }
 }
 
 /// A connection, borrowed by one of its user's guards.
-pub(super) struct LentConnection<'a> {
-    pub(super) driver: &'a mut PgConnection,
-    pub(super) line: &'a mut Line,
+pub(super) struct LentConnection<'a, D: SqlKind> {
+    pub(super) driver: &'a mut D::Connection,
+    pub(super) line: &'a mut Line<D>,
 }
 
-impl LentConnection<'_> {
+impl<'a, D: SqlKind> LentConnection<'a, D> {
     /// Runs one call of the driver. The call ends early when the switch is thrown.
-    pub(super) async fn ask<T>(
-        self,
+    pub(super) async fn ask<T, F: Future<Output = sqlx::Result<T>>>(
+        mut self,
         name: &'static str,
         effect: SqlEffect,
-        ask: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
+        ask: impl FnOnce(&'a mut D::Connection) -> F,
     ) -> sqlx::Result<T> {
-        let call = self.line.begin(name, effect, self.driver.is_in_transaction())?;
+        let call = self.begin(name, effect)?;
         call.answered(self.line, ask(self.driver)).await
+    }
+
+    /// Begins a call of a statement.
+    pub(super) fn begin(&mut self, name: &'static str, effect: SqlEffect) -> sqlx::Result<PendingCall<D>> {
+        self.line.refuse_if_undone("a statement")?;
+        self.line.begin(name, effect, self.line.depth > 0)
     }
 }
 
-impl Line {
-    fn new(link: Link, switch: KillSwitch) -> Self {
+impl<D: SqlKind> Line<D> {
+    fn new(link: Link, switch: KillSwitch, companion: D::Companion) -> Self {
         let (reply_pending, rolls_back, altered, escaped, aborted, lost_track) =
             (false, false, false, false, false, false);
-        Line { link, switch, reply_pending, rolls_back, altered, escaped, aborted, lost_track }
+        let (companion, depth) = (Arc::new(companion), 0);
+        Line { link, switch, companion, depth, reply_pending, rolls_back, altered, escaped, aborted, lost_track }
     }
 
     /// The error for a call that cannot be made.
@@ -112,55 +135,95 @@ impl Line {
         ours(Error::Operation { resource, action: action.to_owned(), source })
     }
 
+    /// Notes that the database has undone the transaction without the driver's knowledge.
+    pub(super) fn note_undone(&mut self) {
+        if self.depth > 0 && self.companion.is_undone() {
+            (self.aborted, self.lost_track) = (true, true);
+        }
+    }
+
+    /// Refuses what would be done outside of a transaction that was undone as a whole.
+    pub(super) fn refuse_if_undone(&mut self, action: &str) -> sqlx::Result<()> {
+        self.note_undone();
+        if !self.aborted || self.depth == 0 || D::ABORTED == Aborted::ByServer {
+            return Ok(());
+        }
+        let remedy = if self.lost_track { "acquire another one" } else { "begin another one" };
+        let why = format!("an earlier statement of the transaction failed, which undid all of it: {remedy}");
+        Err(self.refused(action, &why))
+    }
+
     /// Begins a call of this name, and records its effect on the connection.
     pub(super) fn begin(
         &mut self,
         name: &'static str,
         effect: SqlEffect,
         in_transaction: bool,
-    ) -> sqlx::Result<PendingCall> {
+    ) -> sqlx::Result<PendingCall<D>> {
         self.link.check_process().map_err(ours)?;
         if self.switch.is_cut() {
             return Err(ours(self.switch.cause().cloned().unwrap_or_else(|| self.link.why_cut())));
         }
-        if self.lost_track {
+        if self.lost_track || self.companion.is_stopped() {
             let why = "an earlier call on this connection was given up or failed amid its answer: acquire another one";
             return Err(self.refused("a statement", why));
         }
-        self.altered |= matches!(effect, SqlEffect::Alters | SqlEffect::Escapes);
-        self.escaped |= effect == SqlEffect::Escapes;
+        let is_several = matches!(effect, SqlEffect::Escapes | SqlEffect::Begins);
+        let escapes = is_several || in_transaction && effect == SqlEffect::CommitsUnseen;
+        self.altered |= escapes || effect == SqlEffect::Alters;
+        self.escaped |= escapes;
         self.reply_pending = true;
         self.rolls_back = false;
         // The changes of a transaction are undone when its connection ends.
         let is_undone = match effect {
             SqlEffect::Reads => true,
-            SqlEffect::Commits | SqlEffect::Escapes => false,
+            SqlEffect::Commits | SqlEffect::CommitsUnseen | SqlEffect::Begins | SqlEffect::Escapes => false,
             SqlEffect::Changes | SqlEffect::Alters => in_transaction && !self.escaped,
         };
         let (busy, operation) = (self.link.busy(Work::Operation), self.link.operation(|| name.into()));
-        let (link, switch) = (self.link.clone(), self.switch.clone());
-        Ok(PendingCall { link, switch, busy, operation, is_undone, in_transaction })
+        let (link, switch, companion) = (self.link.clone(), self.switch.clone(), Arc::clone(&self.companion));
+        companion.begin();
+        let stop = StopOnDrop { companion, is_awaited: false };
+        Ok(PendingCall { link, switch, stop, busy, operation, is_undone, is_several, in_transaction })
+    }
+}
+
+/// Stops the call when it drops while its answer is awaited.
+pub(super) struct StopOnDrop<C: Companion> {
+    companion: Arc<C>,
+    pub(super) is_awaited: bool,
+}
+
+impl<C: Companion> Drop for StopOnDrop<C> {
+    fn drop(&mut self) {
+        if self.is_awaited {
+            self.companion.stop();
+        }
     }
 }
 
 /// A call in flight.
-pub(super) struct PendingCall {
+pub(super) struct PendingCall<D: SqlKind> {
     link: Link,
     pub(super) switch: KillSwitch,
+    pub(super) stop: StopOnDrop<D::Companion>,
     busy: Busy,
     operation: Option<OperationSpan>,
     /// Whether nothing of the call stays if the connection ends: it only reads, or its transaction is undone.
     is_undone: bool,
+    /// Whether it may be several statements, of which some may be done when another one is undone.
+    pub(super) is_several: bool,
     in_transaction: bool,
 }
 
-impl PendingCall {
+impl<D: SqlKind> PendingCall<D> {
     /// Awaits the driver's answer. The wait ends early when the switch is thrown.
     pub(super) async fn answered<T>(
-        self,
-        line: &mut Line,
+        mut self,
+        line: &mut Line<D>,
         answer: impl Future<Output = sqlx::Result<T>>,
     ) -> sqlx::Result<T> {
+        self.stop.is_awaited = true;
         tokio::select! {
             biased; // A reply that has arrived counts, even if the switch is thrown too.
             answer = answer => self.ended(line, answer),
@@ -169,19 +232,24 @@ impl PendingCall {
     }
 
     /// Records the end of a call, and returns its answer. An error counts as an answer unless the connection was lost.
-    pub(super) fn ended<T>(self, line: &mut Line, answer: sqlx::Result<T>) -> sqlx::Result<T> {
+    pub(super) fn ended<T>(mut self, line: &mut Line<D>, answer: sqlx::Result<T>) -> sqlx::Result<T> {
+        self.stop.is_awaited = false;
+        line.companion.end();
         match answer {
-            Err(error) if is_loss(&error) || is_farewell(&error) => {
+            Err(error) if is_loss(&error) || D::is_farewell(&error) => {
                 line.lost_track = true;
                 Err(self.lost(error))
             }
-            answer => {
+            mut answer => {
                 line.reply_pending = false;
-                if let Err(error) = &answer {
+                if let Err(error) = &mut answer {
                     let code = error.as_database_error().and_then(|error| error.code());
                     self.operation.iter().for_each(|operation| operation.fail_by(code.as_deref()));
-                    line.lost_track = is_last(error);
-                    line.aborted |= self.in_transaction && error.as_database_error().is_some();
+                    line.aborted |= self.in_transaction && D::aborts(error);
+                    line.lost_track |= D::is_last(error);
+                    if let Some(cause) = line.companion.cause(&self.link, error) {
+                        *error = if self.is_several { self.told(cause) } else { ours(cause) };
+                    }
                 }
                 self.busy.done();
                 answer
@@ -225,13 +293,13 @@ impl CutFuture {
     }
 }
 
-impl fmt::Debug for PostgresConnection {
+impl<D: SqlKind> fmt::Debug for SqlConnection<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PostgresConnection").field("resource", self.line.link.name()).finish_non_exhaustive()
+        f.debug_struct("SqlConnection").field("resource", self.line.link.name()).finish_non_exhaustive()
     }
 }
 
-impl fmt::Debug for LentConnection<'_> {
+impl<D: SqlKind> fmt::Debug for LentConnection<'_, D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LentConnection").field("resource", self.line.link.name()).finish_non_exhaustive()
     }

@@ -3,26 +3,28 @@
 //! If the guard drops after a transaction was dropped, it spawns a task on the pool's runtime that sends the rollback.
 //! That task owns the checkout, so the connection is not handed out before. This file has no locks.
 
+use std::any::type_name;
 use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
-use sqlx::{PgConnection, PgPool};
+use sqlx::{Pool, SqlSafeStr};
 
 use crate::base::error::Error;
 use crate::base::runtime::within;
-use crate::kinds::postgres::connection::LentConnection;
-use crate::kinds::postgres::driver::Driver;
-use crate::kinds::postgres::executor::runs_on_its_connection;
-use crate::kinds::postgres::resource::PostgresResource;
-use crate::kinds::postgres::transaction::PostgresTransaction;
+use crate::kinds::sql::connection::LentConnection;
+use crate::kinds::sql::driver::SqlDriver;
+use crate::kinds::sql::kind::{Companion as _, SqlConfig as _, SqlKind};
+use crate::kinds::sql::resource::SqlResource;
+use crate::kinds::sql::transaction::SqlTransaction;
 use crate::lifecycle::acquire::{Acquire, Acquirer, TaskGuard};
 use crate::lifecycle::checkout::Checkout;
 use crate::lifecycle::lease::Claim;
 use crate::lifecycle::slot::Slot;
 
 /// A connection of one's own, until it drops. `&mut` of it is an [`Executor`](sqlx::Executor), so that
-/// [`query`](sqlx::query()), [`query_as`](sqlx::query_as()) and the macros work on it.
+/// [`query`](sqlx::query()), [`query_as`](sqlx::query_as()) and the macros work on it. Each kind over sqlx has a name of
+/// its own for it.
 ///
 /// Every call ends within the probe's limits if the server has stopped answering. The error then leads to the crate's
 /// own by [`Error::behind`]. It is [`Error::Lost`] if the statement only reads or is undone with its transaction, and
@@ -30,48 +32,48 @@ use crate::lifecycle::slot::Slot;
 ///
 /// A transaction that was dropped is rolled back before its connection is handed out again. A connection that is left
 /// in another state than it came in is closed instead: amid an answer, after `SET`, `BEGIN` or another statement that
-/// changes the session, and after [`raw`](Postgres::raw).
-///
-/// ```no_run
-/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-/// use resource_pool::{ResourcePool, sqlx};
-///
-/// let mut postgres = ResourcePool::global().postgres().await?;
-/// let close: f64 = sqlx::query_scalar("SELECT close FROM bars WHERE code = $1")
-///     .bind("000001")
-///     .fetch_one(&mut postgres)
-///     .await?;
-/// # Ok(()) }
-/// ```
+/// changes the session, and after [`raw`](SqlGuard::raw).
 #[must_use = "the connection goes back when this drops"]
-pub struct Postgres {
+pub struct SqlGuard<D: SqlKind> {
     /// `None` only while the guard drops.
-    checkout: Option<Checkout<Driver>>,
+    checkout: Option<Checkout<SqlDriver<D>>>,
 }
 
-impl Postgres {
+impl<D: SqlKind> SqlGuard<D> {
     /// The connection, for one call.
-    fn lent(&mut self) -> LentConnection<'_> {
+    pub(super) fn lent(&mut self) -> LentConnection<'_, D> {
         match &mut self.checkout {
             Some(checkout) => checkout.lent(),
             None => unreachable!("only its drop takes it"),
         }
     }
 
-    /// Begins a transaction, which is rolled back unless it is [committed](PostgresTransaction::commit).
+    /// Begins a transaction, which is rolled back unless it is [committed](SqlTransaction::commit).
     ///
     /// # Errors
     /// The errors of the server and of any statement.
     ///
     /// # Cancel safety
     /// A dropped future may have begun a transaction, so the next statement is refused and the connection closes.
-    pub async fn begin(&mut self) -> sqlx::Result<PostgresTransaction<'_>> {
-        PostgresTransaction::begin(self.lent()).await
+    pub async fn begin(&mut self) -> sqlx::Result<SqlTransaction<'_, D>> {
+        SqlTransaction::begin(self.lent(), None).await
+    }
+
+    /// Begins a transaction by a statement such as `BEGIN IMMEDIATE` or `START TRANSACTION READ ONLY`. After a statement
+    /// that does more than that, the connection is closed instead of handed out again.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin), and the driver's own if the statement begins no transaction.
+    ///
+    /// # Cancel safety
+    /// As [`begin`](Self::begin).
+    pub async fn begin_with(&mut self, statement: impl SqlSafeStr) -> sqlx::Result<SqlTransaction<'_, D>> {
+        SqlTransaction::begin(self.lent(), Some(statement.into_sql_str())).await
     }
 
     /// The driver's own connection, for uses that the guard does not offer. Calls on it have only the driver's limits,
     /// and the connection is closed instead of handed out again.
-    pub fn raw(&mut self) -> &mut PgConnection {
+    pub fn raw(&mut self) -> &mut D::Connection {
         let LentConnection { driver, line } = self.lent();
         line.altered = true;
         driver
@@ -90,13 +92,16 @@ impl Postgres {
     ///
     /// The caller owns the connection from then on. It has only the driver's limits, and neither a loss nor
     /// [`close`](crate::ResourcePool::close) ends it. Its socket stays on the pool's runtime. So its calls fail once
-    /// the whole pool is closed, unless the pool runs on a runtime of the program's.
+    /// the whole pool is closed, unless the pool runs on a runtime of the program's. A file has no socket.
     ///
     /// # Errors
     /// [`Error::Forked`] in a forked child, whose parent has the connection.
-    pub fn detach(mut self) -> Result<PgConnection, Error> {
+    pub fn detach(mut self) -> Result<D::Connection, Error> {
         match self.checkout.take() {
-            Some(checkout) => checkout.detach().map(|connection| connection.driver),
+            Some(checkout) => checkout.detach().map(|connection| {
+                connection.companion().leave();
+                connection.driver
+            }),
             None => unreachable!("only its drop takes it"),
         }
     }
@@ -106,7 +111,7 @@ impl Postgres {
     /// own limits. If the server stops answering, its queries hang for ever, and closing waits for them until its
     /// step's limit. With a password file, its new connections use the password of the last connection that was opened
     /// here.
-    pub fn raw_pool(&self) -> PgPool {
+    pub fn raw_pool(&self) -> Pool<D> {
         match &self.checkout {
             Some(checkout) => checkout.checkouts().manager().raw_pool.get(),
             None => unreachable!("only its drop takes it"),
@@ -114,28 +119,26 @@ impl Postgres {
     }
 }
 
-runs_on_its_connection!(Postgres);
-
-impl From<Checkout<Driver>> for Postgres {
-    fn from(checkout: Checkout<Driver>) -> Self {
-        Postgres { checkout: Some(checkout) }
+impl<D: SqlKind> From<Checkout<SqlDriver<D>>> for SqlGuard<D> {
+    fn from(checkout: Checkout<SqlDriver<D>>) -> Self {
+        SqlGuard { checkout: Some(checkout) }
     }
 }
 
-impl TaskGuard<PostgresResource> for Postgres {
-    type Acquiring = Acquire<Postgres>;
+impl<D: SqlKind> TaskGuard<SqlResource<D>> for SqlGuard<D> {
+    type Acquiring = Acquire<SqlGuard<D>>;
 
     fn acquiring(
         pool: &Acquirer,
-        slot: Result<impl Borrow<Arc<Slot<PostgresResource>>>, Error>,
+        slot: Result<impl Borrow<Arc<Slot<SqlResource<D>>>>, Error>,
         claim: Claim,
-    ) -> Acquire<Postgres> {
-        let limit = |resource: &PostgresResource| Some(resource.config.pool_timeout);
+    ) -> Acquire<SqlGuard<D>> {
+        let limit = |resource: &SqlResource<D>| Some(resource.config.pooling().pool_timeout);
         pool.check_out(slot, |resource| resource.quota, limit, claim)
     }
 }
 
-impl Drop for Postgres {
+impl<D: SqlKind> Drop for SqlGuard<D> {
     /// Rolls back a transaction that was dropped before, since it may hold locks. The connection stays checked out
     /// until that is done.
     fn drop(&mut self) {
@@ -152,8 +155,13 @@ impl Drop for Postgres {
     }
 }
 
-impl fmt::Debug for Postgres {
+impl<D: SqlKind> fmt::Debug for SqlGuard<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Postgres").field(&self.checkout).finish()
+        f.debug_tuple(short_name::<D>()).field(&self.checkout).finish()
     }
+}
+
+/// The name of a database's type, which is also the name that its guard has for users.
+pub(super) fn short_name<D>() -> &'static str {
+    type_name::<D>().rsplit("::").next().unwrap_or_default()
 }
