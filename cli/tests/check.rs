@@ -84,8 +84,8 @@ fn all_kinds_pass_with_their_times() {
 
 #[test]
 fn the_wrong_port_of_the_right_host_is_named_with_the_right_one() {
-    let titles = ["MongoDB", "RabbitMQ", "ClickHouse", "Redis", "PostgreSQL"];
-    let ports = [27017, 5672, 8123, 6379, 5432];
+    let titles = ["MongoDB", "RabbitMQ", "ClickHouse", "Redis", "PostgreSQL", "MySQL"];
+    let ports = [27017, 5672, 8123, 6379, 5432, 3306];
     let host = own_host();
     for (kind, port) in ALL.into_iter().zip(ports) {
         lead(&host, port, shared(kind).port());

@@ -171,9 +171,9 @@ fn watch_shows_a_redis_that_dies_and_returns() {
         assert!(!screen.contains(service.password()) && !screen.contains(TOKEN), "{screen}");
         service.kill().unwrap();
         let killed = Instant::now();
+        shown(&terminal, "lost");
         shown(&terminal, "NOT READY");
         shown(&terminal, "broken");
-        shown(&terminal, "lost");
         shown(&terminal, "Connection refused");
         assert!(killed.elapsed() < LONG, "a person finds it within a minute");
         is_whole(&terminal, width.into(), height.into());
@@ -203,14 +203,15 @@ fn watch_obeys_its_keys_and_fits_a_terminal_that_changes_its_size() {
     // The one that is used is chosen at first.
     shown(&terminal, " redis ─");
     terminal.keys(&["Home"]);
-    // The chosen resource is the one whose panel is shown: clickhouse comes first, then mongo.
-    shown(&terminal, " clickhouse ─");
+    // The chosen resource is the one whose panel is shown. The features decide which kinds there are.
+    let names: Vec<String> = admin.pool.status().resources.iter().map(|one| format!(" {} ─", one.name)).collect();
+    shown(&terminal, &names[0]);
     terminal.keys(&["Down"]);
-    shown(&terminal, " mongo ─");
+    shown(&terminal, &names[1]);
     terminal.keys(&["Up"]);
-    shown(&terminal, " clickhouse ─");
+    shown(&terminal, &names[0]);
     terminal.keys(&["End"]);
-    until(|| !terminal.text().contains(" clickhouse ─"));
+    shown(&terminal, names.last().unwrap());
     terminal.keys(&["?"]);
     shown(&terminal, "choose a resource");
     terminal.keys(&["?"]);

@@ -28,8 +28,8 @@ const HELP: [&str; 9] = [
 pub(crate) fn draw(frame: &mut Frame<'_>, app: &mut App, look: Look) {
     let area = frame.area();
     let rows = u16::try_from(app.resources().len()).unwrap_or(u16::MAX);
-    // Resources have up to half of the screen, and what they leave is the others'.
-    let most = (area.height / 2).max(3);
+    // Resources have up to a third of the screen. The table shows the chosen one, and events need room too.
+    let most = (area.height / 3).max(3);
     let [header, resources, detail, below, footer] = Layout::vertical([
         Constraint::Length(1),
         Constraint::Length(rows.saturating_add(1).min(most)),

@@ -17,7 +17,7 @@ pub(crate) struct Remedies {
 impl Remedies {
     /// The remedy for this error, if there is one. The drivers' errors have no type in common, so their words decide.
     pub(crate) fn of(&self, source: &Source, permanent: bool) -> Option<Arc<str>> {
-        const LOGIN: [&str; 11] = [
+        const LOGIN: [&str; 13] = [
             "WRONGPASS",
             "NOAUTH",
             "Password authentication failed",
@@ -29,6 +29,8 @@ impl Remedies {
             "Code: 192",
             "Code: 193",
             "Code: 194",
+            "1045 (28000)",
+            "1698 (28000)",
         ];
         let told = Chain(&**source).to_string();
         if told.contains("Connection refused") {
