@@ -23,6 +23,8 @@ use std::time::{Duration, Instant};
 
 /// The goodbye of a PostgreSQL client, to which the server answers by closing.
 const TERMINATE: [u8; 5] = *b"X\0\0\0\x04";
+/// The goodbye of a MySQL client, to which the server answers by closing. It is alone in what the client sends.
+const QUIT: [u8; 5] = *b"\x01\0\0\0\x01";
 
 /// The limit of one write. It bounds how long a blocked write keeps a pump from seeing that its connection was cut.
 const GLANCE: Duration = Duration::from_millis(20);
@@ -482,7 +484,8 @@ impl Link {
             said.drain(..old);
         }
         self.is_owed.store(from_client, Ordering::SeqCst);
-        if bytes.is_empty() || bytes.ends_with(&CLOSE_OK) || from_client && bytes.ends_with(&TERMINATE) {
+        let is_goodbye = bytes.ends_with(&TERMINATE) || bytes == QUIT;
+        if bytes.is_empty() || bytes.ends_with(&CLOSE_OK) || from_client && is_goodbye {
             self.is_ended.store(true, Ordering::SeqCst);
         }
     }
