@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::extract::Request;
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
+use axum::response::{IntoResponse, Redirect, Response};
 use common::{Stopwatch, Within, eventually, unhurried};
 use resource_pool::config::{ChromaConfig, HttpConfig, Options};
 use resource_pool::{
@@ -313,6 +313,53 @@ async fn a_404_of_a_proxy_is_no_word_of_the_servers() {
     is_closed.store(true, Ordering::SeqCst);
     let error = chroma.collection("behind-a-proxy").within(SOON).await.map(drop).unwrap_err();
     assert_eq!(told(&error).fault, ChromaFault::Foreign, "{error}");
+}
+
+/// A proxy that wants a login of its own redirects to its page, or shows it. Neither is an answer of the server's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_of_a_proxy_is_no_answer() {
+    let is_shown = Arc::new(AtomicBool::new(false));
+    for (name, page) in [
+        ("redirected", (|| Redirect::to("/login").into_response()) as fn() -> Response),
+        ("shown", || "<html>log in</html>".into_response()),
+    ] {
+        let shown = Arc::clone(&is_shown);
+        let front = WebServer::start(Router::new().fallback(move || {
+            let answer = match shown.load(Ordering::SeqCst) {
+                true => page(),
+                false => r#"{"id":"1","name":"bars"}"#.into_response(),
+            };
+            async move { answer }
+        }));
+        let mut options = unhurried();
+        (options.circuit, options.retry.budget, options.probe.enabled) =
+            (Duration::ZERO, Duration::from_secs(1), false);
+        let config = ChromaConfig::url(front.url());
+        let pool = pool_of(config.clone(), options.clone());
+        let chroma = pool.chroma().within(SOON).await.unwrap();
+        let bars = chroma.create("bars").within(SOON).await.unwrap();
+        is_shown.store(true, Ordering::SeqCst);
+        let record = [ChromaRecord::new("a", &[1.0])];
+        for answer in [
+            bars.upsert(&record).within(SOON).await,
+            bars.delete(&["a"]).within(SOON).await,
+            bars.query(ChromaQuery::new(&[1.0], 1)).within(SOON).await.map(drop),
+            bars.count().within(SOON).await.map(drop),
+            chroma.delete("bars").within(SOON).await,
+            chroma.collection("bars").within(SOON).await.map(drop),
+            chroma.get_or_create("bars").within(SOON).await.map(drop),
+        ] {
+            let error = answer.expect_err(name);
+            assert!(matches!(error, Error::Operation { .. }), "{name}: {error:?}");
+        }
+        // The request may have come through before.
+        let error = chroma.create("others").within(SOON).await.map(drop).unwrap_err();
+        assert!(matches!(error, Error::OutcomeUnknown { .. }), "{name}: {error:?}");
+        assert_eq!(pool.health_check().within(SOON).await.entry("chroma").unwrap().health, Health::Fail, "{name}");
+        let error = pool_of(config, options).chroma().within(SOON).await.map(drop).unwrap_err();
+        assert!(matches!(error, Error::Connect(_)) && error.to_string().contains("see that"), "{name}: {error}");
+        is_shown.store(false, Ordering::SeqCst);
+    }
 }
 
 #[test]

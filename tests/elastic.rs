@@ -316,17 +316,21 @@ async fn of_ten_thousand_rows_none_is_lost_where_the_connection_is() {
     for number in 0..10_000 {
         let (id, row) = (number.to_string(), json!({ "number": number }));
         if number == 5_000 {
-            // The answer to the next bulk is on its way when the connection ends.
+            // The next bulk is on its way when the connection ends.
             proxy.throttle(60_000);
         }
         let sending = async {
             if number == 5_499 {
+                let sent = || proxy.clients().iter().map(|client| client.bytes).sum::<usize>();
+                let before = sent();
                 let cut = async {
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    eventually(SOON, async || (sent() > before + 5_000).then_some(())).await;
                     proxy.refuse().unwrap();
                     proxy.cut();
                     proxy.throttle(0);
-                    tokio::time::sleep(Duration::from_millis(300)).await;
+                    let is_lost =
+                        async || (pool.status().resource("elastic").unwrap().state != State::Ready).then_some(());
+                    eventually(SOON, is_lost).await;
                     proxy.open_up().unwrap();
                 };
                 tokio::join!(bulk.add(&*id, &row), cut).0

@@ -43,6 +43,9 @@ const TWO: &str = "data: {\"id\":\"1\",\"choices\":[{\"index\":0,\"delta\":{\"co
 const LAST: &str = "data: {\"id\":\"1\",\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
 const DONE: &str = "data: [DONE]\n\n";
 const USAGE: &str = "data: {\"choices\":[],\"usage\":{\"total_tokens\":7}}\n\n";
+/// The first part as servers send it that have a reason in each.
+const UNREASONED: &str =
+    "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"one,\"},\"finish_reason\":\"\"}]}\n\n";
 /// Parts of a second choice.
 const OTHER: &str = "data: {\"choices\":[{\"index\":1,\"delta\":{}}]}\n\n";
 const OTHER_LAST: &str = "data: {\"choices\":[{\"index\":1,\"delta\":{},\"finish_reason\":\"length\"}]}\n\n";
@@ -153,7 +156,7 @@ async fn a_chat_is_asked_with_the_key_and_answered_as_a_whole() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_gives_its_parts_and_ends_whole() {
-    let cases: [&'static [&'static str]; 5] = [
+    let cases: [&'static [&'static str]; 9] = [
         &[ONE, TWO, LAST, DONE],
         // Servers that send no `[DONE]`, comments, usage alone, and pieces that are no whole events.
         &[ONE, TWO, LAST],
@@ -161,6 +164,12 @@ async fn a_stream_gives_its_parts_and_ends_whole() {
         // Azure's verdict on the prompt, and two choices that come in turns.
         &["data: {\"choices\":[],\"prompt_filter_results\":[]}\n\n", ONE, OTHER, TWO, OTHER_LAST, LAST, DONE],
         &["data: {\"choices\":[{\"delta\":{\"content\":\"one", ",\"}}]}\n", "\n", TWO, LAST, DONE],
+        // No empty line behind the last event, and a comment there.
+        &[ONE, TWO, LAST, "data: [DONE]"],
+        &[ONE, TWO, LAST, "data: [DONE]\n"],
+        &[ONE, TWO, LAST, ": bye"],
+        // A reason that is empty is none, and events without choices do no harm.
+        &["data: {\"choices\":[]}\n\n", UNREASONED, "data: {\"usage\":{\"total_tokens\":1}}\n\n", TWO, LAST, DONE],
     ];
     for parts in cases {
         let server = streaming(parts, Ending::Whole);
@@ -201,6 +210,11 @@ fn threads_have_the_same_verbs() {
     assert_eq!(llm.chat(ChatRequest::user("x")).unwrap().text(), "fine");
     let parts: Result<Vec<_>, Error> = llm.chat_stream(ChatRequest::user("x")).unwrap().collect();
     assert_eq!(parts.unwrap().iter().map(|part| part.text()).collect::<String>(), "one,two");
+    // A thread that must not block is told so once.
+    let mut stream = llm.chat_stream(ChatRequest::user("x")).unwrap();
+    let alone = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let told: Vec<_> = alone.block_on(async { stream.by_ref().collect() });
+    assert!(matches!(told[..], [Err(Error::InAsyncContext { .. })]), "{told:?}");
     let other = pool.llm_with("other", config(&server)).unwrap();
     assert_eq!(other.chat(ChatRequest::user("x")).unwrap().text(), "fine");
     drop((llm, other));
@@ -211,9 +225,11 @@ fn threads_have_the_same_verbs() {
 async fn a_stream_that_is_not_whole_ends_with_an_error() {
     // It ends in good order, but neither with `[DONE]` nor with a reason.
     let server = streaming(&[ONE, TWO], Ending::Whole);
-    let pool = pool(config(&server).read_timeout(Duration::from_millis(300)));
+    let pool = pool(config(&server));
     let ask = async |name: &str, server: &WebServer| {
-        let config = config(server).read_timeout(Duration::from_millis(300)).max_body(4096);
+        let config = config(server).max_body(4096);
+        // A busy machine may need longer for the others.
+        let config = if name == "stalled" { config.read_timeout(Duration::from_secs(1)) } else { config };
         let llm = pool.llm_with(name, config).await.unwrap();
         read(llm.chat_stream(ChatRequest::user("x")).within(SOON).await.unwrap()).await
     };
@@ -223,7 +239,8 @@ async fn a_stream_that_is_not_whole_ends_with_an_error() {
     assert!(error.to_string().contains("before each choice had its finish_reason"), "{error}");
     // Neither `[DONE]` nor the end of one choice is the end of all, and a piece of an event is no event.
     const PIECE: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"more\"";
-    let too_early: [(&str, &'static [&'static str]); 5] = [
+    let too_early: [(&str, &'static [&'static str]); 6] = [
+        ("an-empty-reason", &[UNREASONED, TWO, DONE]),
         ("done-alone", &[ONE, TWO, DONE]),
         ("nothing", &[DONE]),
         ("one-of-two", &[ONE, OTHER, TWO, LAST, DONE]),
@@ -235,11 +252,7 @@ async fn a_stream_that_is_not_whole_ends_with_an_error() {
         assert!(matches!(error, Some(Error::Lost { .. })), "{name}: {error:?}");
     }
     // An event that is none of a chat.
-    for (name, event) in [
-        ("empty", "data: {}\n\n"),
-        ("no-choice", "data: {\"choices\":[]}\n\n"),
-        ("another", "data: {\"id\":\"1\",\"usage\":{\"total_tokens\":7}}\n\n"),
-    ] {
+    for (name, event) in [("empty", "data: {}\n\n"), ("no-list", "data: {\"choices\":null}\n\n")] {
         let server = answering(move || event.to_owned() + LAST + DONE);
         let (_, error) = ask(name, &server).await;
         assert!(matches!(error, Some(Error::Operation { .. })), "{name}: {error:?}");
@@ -291,6 +304,11 @@ async fn an_answer_that_is_none_is_an_error() {
         assert!(matches!(error, Error::Operation { .. }) && error.to_string().contains(words), "{name}: {error:?}");
         assert!(!format!("{error:?}").contains("s3cret"), "{error:?}");
     }
+    // A proxy redirects to a page of its own.
+    let server = answering(|| axum::response::Redirect::to("/login"));
+    let llm = pool.llm_with("redirected", config(&server)).await.unwrap();
+    let error = llm.chat(ChatRequest::user("x")).within(SOON).await.unwrap_err();
+    assert_eq!(status(&error).status, StatusCode::SEE_OTHER, "{error}");
     // Where a stream was asked for, too.
     for (name, answer, words) in [
         ("at-once", json!({"error": {"message": "overloaded"}}), "overloaded"),
@@ -404,7 +422,8 @@ async fn only_429_and_503_are_repeated_and_at_most_twice() {
     // A stream that has not begun is repeated too.
     let (server, asked) = busy(1, StatusCode::SERVICE_UNAVAILABLE, Some("0".to_owned()));
     let llm = pool.llm_with("stream", config(&server)).await.unwrap();
-    drop(llm.chat_stream(ChatRequest::user("x")).within(SOON).await.unwrap());
+    let error = llm.chat_stream(ChatRequest::user("x")).within(SOON).await.map(drop).unwrap_err();
+    assert!(error.to_string().contains("not by a stream"), "{error:?}");
     assert_eq!(asked.load(Ordering::SeqCst), 2);
 }
 
@@ -445,7 +464,10 @@ async fn retry_after_is_honoured_within_a_limit() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn closing_ends_the_wait_for_a_repeat() {
     let (server, asked) = busy(1, StatusCode::TOO_MANY_REQUESTS, Some("15".to_owned()));
-    let pool = pool(config(&server));
+    let mut options = unhurried();
+    options.close.drain = Duration::from_millis(200);
+    options.close.held = Duration::ZERO;
+    let pool = pool_of(config(&server), options);
     let llm = pool.llm().await.unwrap().clone();
     let chat = tokio::spawn(async move { llm.chat(ChatRequest::user("x")).await.map(drop).unwrap_err() });
     eventually(SOON, async || (asked.load(Ordering::SeqCst) == 1 && usage(&pool).in_use == Some(0)).then_some(()))
@@ -455,6 +477,19 @@ async fn closing_ends_the_wait_for_a_repeat() {
     let error = chat.within(SOON).await.unwrap();
     assert!(error.is_closed() || matches!(error, Error::Operation { .. }), "{error:?}");
     assert!(stopwatch.took() < FROZEN, "{:?}", stopwatch.took());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wait_for_a_repeat_gets_the_drains_time() {
+    let (server, asked) = busy(1, StatusCode::TOO_MANY_REQUESTS, Some("2".to_owned()));
+    let pool = pool(config(&server));
+    let llm = pool.llm().await.unwrap().clone();
+    let chat = tokio::spawn(async move { llm.chat(ChatRequest::user("x")).await });
+    eventually(SOON, async || (asked.load(Ordering::SeqCst) == 1 && usage(&pool).in_use == Some(0)).then_some(()))
+        .await;
+    let report = pool.close_all().within(SOON).await;
+    assert_eq!(chat.within(SOON).await.unwrap().unwrap().text(), "at last");
+    assert_eq!(report.step("llm").unwrap().finished, [(Work::Operation, 1)], "{report}");
 }
 
 #[test]

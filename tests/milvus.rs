@@ -14,8 +14,13 @@ mod web;
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use axum::Router;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Redirect};
 use common::{Stopwatch, Within, eventually, unhurried};
 use resource_pool::config::{MilvusConfig, Options};
 use resource_pool::{
@@ -26,6 +31,7 @@ use serde_json::json;
 use services::{Kind, Proxy, Service};
 use tokio::sync::{Mutex, MutexGuard};
 use vectors::{DIMENSIONS, NEIGHBOURS, RECALL, VectorSet, distance};
+use web::WebServer;
 
 /// A guard against hanging.
 const SOON: Duration = Duration::from_secs(30);
@@ -131,6 +137,51 @@ async fn vectors_are_stored_found_and_deleted() {
     assert_eq!(report.step("milvus").unwrap().phase, Phase::VectorStores);
     assert!(report.all_closed(), "{report}");
     assert!(matches!(bars.query(MilvusQuery::new(&near, 9)).await, Err(Error::Closed { .. })));
+}
+
+/// A proxy redirects to its own page, or shows it. Neither is an answer of the server's, and neither is one without ids.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_proves_nothing_is_told() {
+    let mode = Arc::new(AtomicUsize::new(0));
+    let said = Arc::clone(&mode);
+    let front = WebServer::start(Router::new().fallback(move || {
+        let answer = match said.load(Ordering::SeqCst) {
+            0 => r#"{"code":200,"data":[]}"#.into_response(),
+            1 => Redirect::to("/login").into_response(),
+            2 => "<html>log in</html>".into_response(),
+            3 => (StatusCode::BAD_GATEWAY, "<html>").into_response(),
+            4 => r#"{"code":200}"#.into_response(),
+            _ => (StatusCode::NOT_FOUND, "<html>").into_response(),
+        };
+        async move { answer }
+    }));
+    let mut options = unhurried();
+    options.probe.enabled = false;
+    let pool = pool_of(MilvusConfig::url(front.url()), options);
+    let milvus = pool.milvus().within(SOON).await.unwrap();
+    let bars = milvus.collection("bars");
+    let rows = [MilvusRow::new(&[1.0])];
+    for said in 1..=4 {
+        mode.store(said, Ordering::SeqCst);
+        let error = bars.insert(&rows).within(SOON).await.unwrap_err();
+        assert!(matches!(error, Error::OutcomeUnknown { .. }), "{said}: {error:?}");
+        // The same once more does no harm.
+        let error = bars.upsert(&rows).within(SOON).await.unwrap_err();
+        assert!(matches!(error, Error::Operation { .. }), "{said}: {error:?}");
+        assert_eq!(bars.delete(&[1]).within(SOON).await.is_ok(), said == 4, "{said}");
+    }
+    // A report of health is answered again for a while.
+    let is = async |health| {
+        (pool.health_check().within(SOON).await.entry("milvus").unwrap().health == health).then_some(())
+    };
+    for (said, health) in [(1, Health::Fail), (0, Health::Pass), (2, Health::Fail)] {
+        mode.store(said, Ordering::SeqCst);
+        eventually(SOON, async || is(health).await).await;
+    }
+    // A status such as 404 says that nothing was stored.
+    mode.store(5, Ordering::SeqCst);
+    let error = bars.insert(&rows).within(SOON).await.unwrap_err();
+    assert!(matches!(error, Error::Operation { .. }), "{error:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -131,7 +131,9 @@ fn refusal(Patient { config, kind, name, error, .. }: Patient<'_>) -> Option<Fin
         // The server tells a user without rights on every database no more than this, so that nobody learns their names.
         Kind::MySql if lower.contains("1044 (42000)") => Some(Finding::new(
             "the server has no such database, or this user has no rights on it",
-            format!("create it by `CREATE DATABASE NAME`, give the rights by `GRANT`, or correct the database in {set}"),
+            format!(
+                "create it by `CREATE DATABASE NAME`, give the rights by `GRANT`, or correct the database in {set}"
+            ),
         )),
         Kind::Redis if lower.contains("db index is out of range") => Some(Finding::new(
             "the server has fewer databases",

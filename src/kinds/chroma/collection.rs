@@ -50,7 +50,7 @@ impl ChromaCollection {
             return Ok(());
         }
         let request = self.request("upsert", "storing records").json(&RecordColumns::new(records));
-        self.session.send(request).await?.bytes().await.map(drop)
+        self.session.done(request).await
     }
 
     /// The records whose vectors are nearest to the query's, the nearest first. The server looks for them in an index,
@@ -82,7 +82,7 @@ impl ChromaCollection {
             return Ok(());
         }
         let request = self.request("delete", "deleting records").json(&json!({"ids": ids}));
-        self.session.send(request).await?.bytes().await.map(drop)
+        self.session.done(request).await
     }
 
     /// The number of records.

@@ -50,7 +50,7 @@ pub enum ChromaFault {
     /// The server failed. Whether it has done some of what was asked is not known.
     Broken,
     /// The answer is none of Chroma's. A proxy before the server, or another server, says by a status such as 404 that it
-    /// knows no such path, which tells nothing about collections.
+    /// knows no such path, or redirects elsewhere, which tells nothing about collections.
     Foreign,
 }
 
@@ -58,6 +58,7 @@ impl ChromaFault {
     fn of(status: StatusCode, is_chromas: bool) -> Self {
         match status {
             StatusCode::NOT_FOUND | StatusCode::CONFLICT if !is_chromas => ChromaFault::Foreign,
+            _ if status.is_redirection() => ChromaFault::Foreign,
             StatusCode::NOT_FOUND => ChromaFault::NotFound,
             StatusCode::CONFLICT => ChromaFault::Exists,
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => ChromaFault::Denied,
@@ -79,19 +80,19 @@ struct ErrorAnswer {
 
 impl ErrorAnswer {
     /// `None` for an answer that is none of the server's.
-    fn of(error: &HttpStatusError) -> Option<Self> {
-        serde_json::from_str(&error.body).ok()
+    fn of(body: &str) -> Option<Self> {
+        serde_json::from_str(body).ok()
     }
 }
 
 impl From<&HttpStatusError> for ChromaError {
     fn from(error: &HttpStatusError) -> Self {
-        let answer = ErrorAnswer::of(error);
-        let fault = ChromaFault::of(error.status, answer.is_some());
-        let message = match answer {
+        let is_chromas = ErrorAnswer::of(error.raw.expose()).is_some();
+        let fault = ChromaFault::of(error.status, is_chromas);
+        let message = match ErrorAnswer::of(&error.body) {
             _ if error.status == StatusCode::UNAUTHORIZED => String::new(),
             Some(ErrorAnswer { message, .. }) => message,
-            // A proxy before the server answers in words of its own.
+            // These are the words of a proxy before the server, or a note in the place of words with a secret in them.
             None => error.body.clone(),
         };
         ChromaError { fault, status: error.status, message, retry_after: error.retry_after }
@@ -116,7 +117,7 @@ impl StdError for ChromaError {}
 
 const SET_TOKEN: &str = "set `token`, or CHROMA_TOKEN, to a token that it takes";
 const SET_DATABASE: &str = "it has no such tenant or database: set `tenant` and `database`, or create them";
-const SET_URL: &str =
+pub(super) const SET_URL: &str =
     "the answer is none of Chroma's: see that `url` is its own, and that what stands before it passes it on";
 
 /// The error of a verb, with the server's answer as its source if there was one.
@@ -125,6 +126,12 @@ pub(super) fn answered(error: Error) -> Error {
     let Some(status) = source.downcast_ref::<HttpStatusError>() else { return error };
     let source = Arc::new(ChromaError::from(status));
     Error::Operation { resource: Arc::clone(resource), action: action.clone(), source }
+}
+
+/// Whether this answer proves that nothing was done. A proxy may answer another one after the server has got the request.
+pub(super) fn is_refused(error: &Error) -> bool {
+    let Error::Operation { source, .. } = error else { return false };
+    source.downcast_ref::<ChromaError>().is_some_and(|told| told.status.is_client_error())
 }
 
 /// The error of a verb that was not sent, or was answered by something else than the server's interface has.
@@ -142,7 +149,7 @@ pub(super) fn of_database(failure: Failure) -> Failure {
     let Some(error) = failure.source().downcast_ref::<HttpStatusError>() else { return failure };
     let (remedy, is_permanent) = match error.status {
         StatusCode::UNAUTHORIZED => (SET_TOKEN, true),
-        StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST => match ErrorAnswer::of(error) {
+        StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST => match ErrorAnswer::of(error.raw.expose()) {
             Some(_) => (SET_DATABASE, true),
             None => (SET_URL, false),
         },
@@ -158,9 +165,7 @@ mod tests {
 
     #[test]
     fn the_servers_words_are_told_but_for_a_login() {
-        let error = |status, body: &str| {
-            ChromaError::from(&HttpStatusError { status, retry_after: None, body: body.to_owned() })
-        };
+        let error = |status, body: &str| ChromaError::from(&HttpStatusError::new(status, body.to_owned(), &["s3cret"]));
         let gone = error(StatusCode::NOT_FOUND, r#"{"error":"NotFoundError","message":"no such\nthing"}"#);
         assert_eq!(gone.fault, ChromaFault::NotFound);
         assert_eq!(gone.to_string(), "the server answered 404 Not Found: no such thing");
@@ -168,6 +173,11 @@ mod tests {
             let proxy = error(StatusCode::NOT_FOUND, body);
             assert!(proxy.fault == ChromaFault::Foreign && proxy.to_string().contains("none of Chroma's"), "{proxy}");
         }
+        // The verdict stands although the words are withheld.
+        let quoted = error(StatusCode::NOT_FOUND, r#"{"error":"NotFoundError","message":"none is s3cret"}"#);
+        assert!(quoted.fault == ChromaFault::NotFound && !quoted.to_string().contains("s3cret"), "{quoted}");
+        let elsewhere = error(StatusCode::FOUND, "");
+        assert!(elsewhere.fault == ChromaFault::Foreign && elsewhere.to_string().contains("`url`"), "{elsewhere}");
         let proxy = error(StatusCode::BAD_GATEWAY, "<html>");
         assert_eq!((proxy.fault, &*proxy.message), (ChromaFault::Broken, "<html>"));
         let denied = error(StatusCode::UNAUTHORIZED, r#"{"message":"bad token s3cr…"}"#).to_string();
@@ -176,9 +186,7 @@ mod tests {
 
     #[test]
     fn only_chromas_own_word_for_a_missing_database_is_final() {
-        let of = |status, body: &str| {
-            of_database(Failure::refused(HttpStatusError { status, retry_after: None, body: body.to_owned() }))
-        };
+        let of = |status, body: &str| of_database(Failure::refused(HttpStatusError::new(status, body.to_owned(), &[])));
         let own = of(StatusCode::NOT_FOUND, r#"{"error":"NotFoundError","message":"no tenant"}"#);
         assert!(own.is_permanent() && own.to_string().contains("set `tenant`"), "{own}");
         let proxy = of(StatusCode::NOT_FOUND, "<html>");

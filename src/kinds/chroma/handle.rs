@@ -6,14 +6,15 @@ use std::sync::Arc;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::Method;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use crate::base::error::Error;
 use crate::kinds::chroma::blocking;
 use crate::kinds::chroma::collection::ChromaCollection;
-use crate::kinds::chroma::errors::{answered, refused};
+use crate::kinds::chroma::errors::{answered, is_refused, refused};
 use crate::kinds::chroma::spec::ChromaSpec;
-use crate::kinds::rest::leased;
+use crate::kinds::rest::{doubted, leased};
 use crate::lifecycle::requests::{HttpRequest, HttpResponse, RequestProbe, Requests};
 
 /// A Chroma, or rather the database of a tenant there. Cheap to clone.
@@ -60,7 +61,8 @@ impl Chroma {
     /// [`Error::Operation`] for an answer that is an error, with a [`ChromaError`](crate::ChromaError) as its source. Its
     /// fault is [`Exists`](crate::ChromaFault::Exists) if there is one of this name. [`Error::Timeout`] if no place is free
     /// within the acquire timeout; [`Error::Lost`] if the server cannot be reached; [`Error::OutcomeUnknown`] if the server
-    /// is silent for too long, the connection breaks, or closing cuts the request; [`Error::Closed`].
+    /// is silent for too long, the connection breaks, closing cuts the request, or the answer does not prove whether the
+    /// collection was created; [`Error::Closed`].
     ///
     /// # Cancel safety
     /// Cancelling closes the connection. The server may create the collection all the same.
@@ -108,7 +110,7 @@ impl Chroma {
     pub async fn delete(&self, name: &str) -> Result<(), Error> {
         const ACTION: &str = "deleting a collection";
         let request = self.session.request_for(Method::DELETE, name, ACTION)?;
-        self.session.send(request).await?.bytes().await.map(drop)
+        self.session.done(request).await
     }
 
     /// A request to another path below the tenant's database, such as `/collections_count`, with the token and the limits.
@@ -129,20 +131,36 @@ impl ChromaSession {
         Ok(self.request(method, &format!("collections/{name}")).action(action))
     }
 
-    /// The answer to a request, whose status is no error.
+    /// The answer to a request, whose status is one of success.
     pub(super) async fn send(&self, request: HttpRequest) -> Result<HttpResponse, Error> {
-        request.send().await?.checked().await.map_err(answered)
+        request.send().await?.succeeded().await.map_err(answered)
+    }
+
+    /// Sends a request whose answer says no more than that it is done. That is JSON, so that a page of something else
+    /// before the server is not taken for it.
+    pub(super) async fn done(&self, request: HttpRequest) -> Result<(), Error> {
+        let _: IgnoredAny = self.send(request).await?.json().await?;
+        Ok(())
     }
 
     async fn create(&self, spec: &ChromaSpec, get_or_create: bool) -> Result<ChromaCollection, Error> {
         let body: Value = spec.body(get_or_create);
         let request = self.request(Method::POST, "collections").action("creating a collection");
-        self.collection(request.idempotent(get_or_create).json(&body)).await
+        let answer = request.idempotent(get_or_create).json(&body).send().await?;
+        self.created(answer).await.map_err(|error| match get_or_create || is_refused(&error) {
+            true => error,
+            false => doubted(self.requests.link(), error),
+        })
     }
 
     /// The collection that this request asks for.
     async fn collection(&self, request: HttpRequest) -> Result<ChromaCollection, Error> {
-        let CollectionAnswer { id, name } = self.send(request).await?.json().await?;
+        self.created(request.send().await?).await
+    }
+
+    /// The collection that this answer tells of.
+    async fn created(&self, answer: HttpResponse) -> Result<ChromaCollection, Error> {
+        let CollectionAnswer { id, name } = answer.succeeded().await.map_err(answered)?.json().await?;
         let id = segment(&id).map_err(|problem| refused(self.requests.link(), "reading a collection's id", problem))?;
         Ok(ChromaCollection { session: self.clone(), id: id.into(), name: name.into() })
     }

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use http::HeaderName;
 use reqwest::Url;
+use serde::de::IgnoredAny;
 
 use crate::base::error::{Error, Failure};
 use crate::kinds::chroma::blocking;
 use crate::kinds::chroma::config::{ChromaConfig, LOCAL};
-use crate::kinds::chroma::errors::of_database;
+use crate::kinds::chroma::errors::{SET_URL, of_database};
 use crate::kinds::chroma::handle::{Chroma, ChromaHandle, ChromaSession};
 use crate::kinds::rest::{RestKind, RestLimits, RestResource, limits};
 use crate::lifecycle::close::phase::Phase;
@@ -46,7 +47,7 @@ impl RestKind for ChromaConfig {
     }
 
     fn open(config: &Arc<Self>, link: &Link, settings: RequestSettings) -> Result<ChromaHandle, Failure> {
-        let heartbeat = Arc::new(RequestProbe::new(settings.clone(), HEARTBEAT)?.by_get());
+        let heartbeat = Arc::new(RequestProbe::new(settings.clone(), HEARTBEAT)?.strictly());
         let requests = Requests::new(link, settings)?;
         let tasks = Chroma { session: ChromaSession { requests, database: config.path().into() } };
         Ok(ChromaHandle { threads: blocking::Chroma::new(&tasks), tasks, heartbeat })
@@ -61,11 +62,16 @@ impl RestKind for ChromaConfig {
     }
 
     async fn prove(&self, handle: &ChromaHandle, settings: &RequestSettings) -> Result<(), Failure> {
-        let database = RequestProbe::new(settings.clone(), &handle.tasks.session.database)?;
-        database.read().await.map(drop).map_err(of_database)
+        let database = RequestProbe::new(settings.clone(), &handle.tasks.session.database)?.strictly();
+        is_json(&database.read().await.map_err(of_database)?)
     }
 
     async fn ping(&self, handle: &ChromaHandle) -> Result<(), Failure> {
-        handle.heartbeat.ask().await
+        is_json(&handle.heartbeat.read().await?)
     }
+}
+
+/// Checks that the answer is no page of something before the server.
+fn is_json(answer: &[u8]) -> Result<(), Failure> {
+    serde_json::from_slice::<IgnoredAny>(answer).map(drop).map_err(|_a_page| Failure::refused(SET_URL))
 }

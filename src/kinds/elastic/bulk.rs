@@ -96,19 +96,24 @@ impl BulkWriter {
 
     /// Sets after how many rows it sends, at least 1. Defaults to that of the configuration.
     pub fn with_max_rows(self, max_rows: usize) -> Self {
-        self.state.buffer.lock().limits.max_rows = max_rows.max(1);
-        self
+        self.limited(|limits| limits.max_rows = max_rows.max(1))
     }
 
     /// Sets after how many bytes of documents it sends. Defaults to that of the configuration.
     pub fn with_max_bytes(self, max_bytes: usize) -> Self {
-        self.state.buffer.lock().limits.max_bytes = max_bytes.max(1);
-        self
+        self.limited(|limits| limits.max_bytes = max_bytes.max(1))
     }
 
     /// Sets how long after the first row it sends. Defaults to that of the configuration.
     pub fn with_period(self, period: Duration) -> Self {
-        self.state.buffer.lock().limits.period = period;
+        self.limited(|limits| limits.period = period)
+    }
+
+    fn limited(self, change: impl FnOnce(&mut BulkLimits)) -> Self {
+        // In a forked child a thread of the parent may hold the lock for ever.
+        if ForkGuarded::is_current(&self.state) {
+            change(&mut self.state.buffer.lock().limits);
+        }
         self
     }
 

@@ -102,7 +102,7 @@ struct MissingDocument {
 impl MissingDocument {
     /// `true` if this answer is one. The status alone may be that of a proxy.
     fn is_told(answer: &HttpStatusError) -> bool {
-        let told = serde_json::from_str(&answer.body);
+        let told = serde_json::from_str(answer.raw.expose());
         answer.status == StatusCode::NOT_FOUND
             && told.is_ok_and(|MissingDocument { index, found, result }| {
                 !index.is_empty() && (found == Some(false) || result.as_deref() == Some("not_found"))

@@ -77,5 +77,5 @@ fn worded(failure: Failure) -> Failure {
 }
 
 fn probe(settings: RequestSettings) -> Result<RequestProbe, Failure> {
-    Ok(RequestProbe::new(settings, HEALTH)?.by_get())
+    Ok(RequestProbe::new(settings, HEALTH)?.by_get().strictly())
 }

@@ -45,8 +45,6 @@ impl RestKind for ElasticConfig {
     }
 
     fn log_in(&self, name: &str, settings: &mut RequestSettings) -> Result<(), Error> {
-        // A request that was redirected has left, whatever becomes of it.
-        settings.max_redirects = 0;
         settings.secrets.extend(self.api_key_file.as_ref().map(SecretFile::recent).unwrap_or_default());
         let checks = Checks(name);
         match &self.api_key {

@@ -111,6 +111,8 @@ impl<T: DeserializeOwned> Scroll<T> {
     }
 
     async fn turn(&mut self, open: OpenScroll) -> Result<Vec<SearchHit<T>>, Error> {
+        // In a forked child a thread of the parent may hold the lock for ever.
+        self.session.requests.link().check_process()?;
         let id = open.id().ok_or_else(|| Error::closed(self.session.requests.link().name()))?;
         let body = json!({ "scroll": keep(&self.session), "scroll_id": id });
         let ask = Ask {

@@ -17,6 +17,7 @@ use crate::kinds::elastic::config::ElasticConfig;
 use crate::kinds::elastic::errors::{ElasticError, advised, is_repeated, refused};
 use crate::kinds::elastic::health::ClusterProbe;
 use crate::kinds::elastic::scroll::OpenScrolls;
+use crate::kinds::rest::doubted;
 use crate::lifecycle::requests::Requests;
 
 /// The bytes that cannot stand in a segment of a path.
@@ -96,14 +97,7 @@ impl ElasticSession {
         if !ask.body.is_empty() {
             request = request.header(CONTENT_TYPE, HeaderValue::from_static(ask.content_type)).body(ask.body.clone());
         }
-        let answer = request.send().await?;
-        let status = answer.status();
-        if status.is_redirection() {
-            return Err(
-                self.unfit(ask, format!("the server answered {status}; see that `url` leads to the server itself"))
-            );
-        }
-        let answer = match answer.checked().await {
+        let answer = match request.send().await?.succeeded().await {
             Ok(answer) => answer.bytes().await,
             Err(error) => Err(advised(error)),
         };
@@ -135,12 +129,7 @@ impl ElasticSession {
     /// changed nothing. A proxy may answer another one after the server has got it.
     fn doubted(&self, ask: &Ask<'_>, error: Error) -> Error {
         let is_refused = ElasticError::of(&error).is_some_and(|told| told.status.is_client_error());
-        match error {
-            Error::Operation { source, .. } if ask.effect == Effect::Changes && !is_refused => {
-                self.requests.link().outcome_unknown(ask.action, source)
-            }
-            error => error,
-        }
+        if ask.effect == Effect::Changes && !is_refused { doubted(self.requests.link(), error) } else { error }
     }
 
     /// Waits until the server answers again. The prober may not have seen the loss yet, so the state of the resource is

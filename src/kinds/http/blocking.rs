@@ -147,9 +147,8 @@ impl Iterator for HttpResponse {
     fn next(&mut self) -> Option<Self::Item> {
         match self.requests.wait(self.answer.chunk()) {
             Ok(part) => part.transpose(),
-            // The parent has the answer, so that it has ended here.
-            Err(Error::Forked) => self.answer.leave().then_some(Err(Error::Forked)),
-            Err(error) => Some(Err(error)),
+            // The answer ends here, whether a parent has it or this thread must not block. No iterator goes on for ever.
+            Err(error) => self.answer.leave().then_some(Err(error)),
         }
     }
 }

@@ -38,7 +38,8 @@ pub struct HttpConfig {
     /// [`refresh`](crate::ResourcePool::refresh). Defaults to none. Environment: `HTTPCLIENT_PASSWORD_FILE`.
     pub password_file: Option<SecretFile>,
     /// The headers that go along with every request. Their values count as secrets. If there are any, or a login, there
-    /// must be a `url`: the client sends to its server alone, and follows no redirect to another one. Defaults to none.
+    /// must be a `url`: the client sends to its server alone, and follows no redirect to another one. A URL of the
+    /// environment takes the place of them too, since they belong to the other server. Defaults to none.
     pub headers: BTreeMap<String, Secret>,
     /// The header `User-Agent`. Defaults to `resource-pool`.
     pub user_agent: String,
@@ -185,11 +186,12 @@ impl KindConfig for HttpConfig {
     user_and_password!();
 
     fn has_login(&self) -> bool {
-        !self.user.is_empty() || self.password.is_some() || self.password_file.is_some()
+        !self.user.is_empty() || self.password.is_some() || self.password_file.is_some() || !self.headers.is_empty()
     }
 
     fn forget_login(&mut self) {
         (self.user, self.password) = (String::new(), None);
+        self.headers.clear();
     }
 
     fn switch_tls(&mut self, on: bool) {
@@ -202,7 +204,7 @@ impl KindConfig for HttpConfig {
         if HeaderValue::from_str(&self.user_agent).is_err() {
             return checks.fail("user_agent", "cannot stand in an HTTP header: it must be printable ASCII");
         }
-        if self.url.is_none() && (self.has_login() || !self.headers.is_empty()) {
+        if self.url.is_none() && self.has_login() {
             return checks.fail("url", "is not set, but a login or headers are, which go to its server alone");
         }
         match self.health_url.as_ref().map(|url| url.expose().trim()) {
@@ -210,7 +212,7 @@ impl KindConfig for HttpConfig {
                 let key = format!("{name}.health_url");
                 ParsedUrl::new(&key, &url.into(), &HTTP_SCHEMES)?;
                 let is_elsewhere = |base: Url| Url::parse(url).is_ok_and(|url| url.origin() != base.origin());
-                if (self.has_login() || !self.headers.is_empty()) && self.base().is_some_and(is_elsewhere) {
+                if self.has_login() && self.base().is_some_and(is_elsewhere) {
                     return Err(Error::config(
                         key,
                         "is of another server than `url`, which alone gets the login and the headers",

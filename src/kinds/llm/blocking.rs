@@ -59,9 +59,8 @@ impl Iterator for ChatStream {
         let requests = self.stream.session.requests.clone();
         match requests.wait(self.stream.next()) {
             Ok(part) => part,
-            // The parent has the stream, so that it has ended here.
-            Err(Error::Forked) => self.stream.leave().then_some(Err(Error::Forked)),
-            Err(error) => Some(Err(error)),
+            // The stream ends here, whether a parent has it or this thread must not block. No iterator goes on for ever.
+            Err(error) => self.stream.leave().then_some(Err(error)),
         }
     }
 }

@@ -39,8 +39,8 @@ pub struct LlmConfig {
     pub api_key_file: Option<SecretFile>,
     /// The model of chats that name none. Defaults to none, so that every chat names one. Environment: `OPENAI_MODEL`.
     pub model: String,
-    /// The headers that go along with every request, such as `OpenAI-Organization`. Their values count as secrets.
-    /// Defaults to none.
+    /// The headers that go along with every request, such as `OpenAI-Organization`. Their values count as secrets. A URL
+    /// of the environment takes the place of them too, since they belong to the other server. Defaults to none.
     pub headers: BTreeMap<String, Secret>,
     /// The limit for opening a connection, with DNS and TLS. Defaults to 5 s.
     #[serde(rename = "connect_timeout_ms", with = "millis")]
@@ -184,7 +184,7 @@ impl KindConfig for LlmConfig {
 
     const MORE: &[Field] = &[("model", &["OPENAI_MODEL"])];
 
-    one_secret!(base_url, api_key, api_key_file);
+    one_secret!(base_url, api_key, api_key_file, headers);
 
     fn set_more(&mut self, _model: &str, _: &str, text: &str) -> Result<(), Error> {
         text.clone_into(&mut self.model);

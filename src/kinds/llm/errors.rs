@@ -42,7 +42,7 @@ pub(super) fn advised(error: Error) -> Error {
         (Some(StatusCode::UNAUTHORIZED), Error::Operation { resource, action, source }) => {
             let text =
                 "the server answered 401 Unauthorized; set `api_key`, or OPENAI_API_KEY, to a key of this server's";
-            let status = status(&error).map(|known| HttpStatusError { body: String::new(), ..known.clone() });
+            let status = status(&error).map(HttpStatusError::wordless);
             let source: Source = match status {
                 Some(status) => Arc::new(Worded::new(text.to_owned(), status)),
                 None => Arc::clone(source),

@@ -49,9 +49,17 @@ impl EventParser {
         self.events.pop_front()
     }
 
-    /// Whether bytes are left that are no whole event.
-    pub(super) fn has_rest(&self) -> bool {
-        !self.line.is_empty() || self.data.is_some()
+    /// The bytes that are left and are no whole event: its data so far, or the line that it begins with. `None` if all
+    /// that is left is a comment.
+    pub(super) fn rest(&mut self) -> Option<String> {
+        let mut rest = self.line.clone();
+        if !rest.is_empty() {
+            self.end_line();
+        }
+        if let Some(data) = self.data.take() {
+            rest = data;
+        }
+        (!rest.is_empty() && !rest.starts_with(b":")).then(|| String::from_utf8_lossy(&rest).into_owned())
     }
 
     fn end_line(&mut self) {
@@ -119,13 +127,20 @@ mod tests {
 
     #[test]
     fn bytes_that_are_no_whole_event_are_a_rest() {
-        for (text, has_rest) in
-            [("", false), ("data: one\n\n", false), ("data: one\n", true), ("data: one", true), ("\n\ndat", true)]
-        {
+        for (text, rest) in [
+            ("", None),
+            ("data: one\n\n", None),
+            ("data: one\n\n: done", None),
+            ("data: one\n: done", Some("one")),
+            ("data: one\n", Some("one")),
+            ("data: one", Some("one")),
+            ("data: one\ndat", Some("one")),
+            ("\n\ndat", Some("dat")),
+        ] {
             let mut parser = EventParser::new(100);
             parser.feed(text.as_bytes()).unwrap();
             while parser.next().is_some() {}
-            assert_eq!(parser.has_rest(), has_rest, "{text:?}");
+            assert_eq!(parser.rest().as_deref(), rest, "{text:?}");
         }
     }
 

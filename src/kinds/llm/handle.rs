@@ -17,6 +17,7 @@ use crate::kinds::llm::stream::ChatStream;
 use crate::kinds::rest::leased;
 use crate::lifecycle::requests::{HttpRequest, HttpResponse, Requests};
 use crate::lifecycle::status::State;
+use crate::lifecycle::work::Work;
 
 /// A language model behind an OpenAI-compatible server. Cheap to clone.
 ///
@@ -139,18 +140,24 @@ impl LlmSession {
             chat = chat.set("stream", true);
         }
         let body = serde_json::to_vec(&chat).map_err(|error| refused(link, error))?;
-        let (mut repeats, mut left) = (0, self.config.max_repeat_wait);
+        let (mut repeats, mut left, mut paused) = (0, self.config.max_repeat_wait, None);
         loop {
             let request = self.requests.request(Method::POST, "chat/completions");
             let request = request.action(CHAT).idempotent(true).body(body.clone());
-            let request = request.header(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            let error = match request.send().await?.checked().await {
+            let mut request = request.header(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            if let Some(paused) = paused.take() {
+                request = request.continuing(paused);
+            }
+            let error = match request.send().await?.succeeded().await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
             let wait = wait_before_repeat(&self.config, &error, repeats, left);
             let Some(wait) = wait.filter(|_| link.state() == Some(State::Ready)) else { return Err(advised(error)) };
+            // The chat is work in the pause as well, so that closing waits for it.
+            let busy = link.busy(Work::Operation);
             self.requests.pause(wait).await?;
+            paused = Some(busy);
             link.repeated(CHAT);
             repeats += 1;
             left = left.saturating_sub(wait);

@@ -100,7 +100,7 @@ struct ModelsAnswer {
 
 impl ModelsProbe {
     fn new(settings: RequestSettings, cache: Duration) -> Result<Self, Failure> {
-        let probe = RequestProbe::new(settings, "models")?.by_get();
+        let probe = RequestProbe::new(settings, "models")?.by_get().strictly();
         Ok(ModelsProbe { probe, cache, told: Mutex::new(ModelsAnswer { settings: 0, at: None }) })
     }
 

@@ -71,8 +71,10 @@ impl ChatStream {
     }
 
     /// The end of the stream, whole or not.
-    fn end(&self) -> Option<Error> {
-        match self.choices.are_whole() && !self.parser.has_rest() {
+    fn end(&mut self) -> Option<Error> {
+        // The last event of a stream may lack the empty line behind it.
+        let has_ended = self.parser.rest().is_none_or(|rest| rest.trim() == DONE);
+        match has_ended && self.choices.are_whole() {
             true => None,
             false => Some(broken_off(self.session.requests.link())),
         }
@@ -137,7 +139,8 @@ struct ChoicesInStream {
 impl ChoicesInStream {
     fn take_in(&mut self, chunk: &ChatChunk) {
         for choice in &chunk.choices {
-            if choice.finish_reason.is_some() {
+            // Some servers send an empty one with each part.
+            if choice.finish_reason.as_deref().is_some_and(|reason| !reason.is_empty()) {
                 self.open.remove(&choice.index);
                 self.ended.insert(choice.index);
             } else if !self.ended.contains(&choice.index) {
@@ -152,17 +155,10 @@ impl ChoicesInStream {
     }
 }
 
-/// Whether this event has choices, or is one that has none by its nature: the usage alone, which
-/// `stream_options.include_usage` asks for, or Azure's verdict on the prompt.
+/// Whether this event has choices, of which there may be none, or the usage alone. Servers send such ones for the usage,
+/// which `stream_options.include_usage` asks for, for a verdict on the prompt, and to keep the connection alive.
 fn is_chunk(event: &Value) -> bool {
-    match event.get("choices").and_then(Value::as_array) {
-        Some(choices) if choices.is_empty() => {
-            let has = |part: &str| event.get(part).is_some_and(|part| !part.is_null());
-            has("usage") || has("prompt_filter_results")
-        }
-        Some(_) => true,
-        None => false,
-    }
+    event.get("choices").is_some_and(Value::is_array) || event.get("usage").is_some_and(Value::is_object)
 }
 
 impl fmt::Debug for ChatStream {
@@ -192,18 +188,23 @@ mod tests {
         assert!(!are_whole(1, &[begin(0), begin(1), end(0)]));
         assert!(!are_whole(2, &[begin(0), end(0)]), "the chat asked for two");
         assert!(are_whole(2, &[begin(0), begin(1), end(1), end(0), begin(0)]));
+        assert!(!are_whole(1, &[part(0, json!(""))]) && are_whole(1, &[part(0, json!("")), end(0)]));
     }
 
     #[test]
     fn an_event_without_choices_is_one_of_usage() {
-        let of = |event: Value| is_chunk(&event);
-        assert!(of(json!({"choices": [{"index": 0}]})));
-        assert!(of(json!({"choices": [], "usage": {"total_tokens": 7}})));
-        assert!(of(json!({"choices": [], "prompt_filter_results": []})));
-        for event in
-            [json!({}), json!({"choices": []}), json!({"choices": [], "usage": null}), json!({"usage": {}}), json!(7)]
-        {
-            assert!(!of(event.clone()), "{event}");
+        let usage = json!({"total_tokens": 7});
+        for event in [
+            json!({"choices": [{"index": 0}]}),
+            json!({"choices": []}),
+            json!({"choices": [], "usage": usage}),
+            json!({"choices": [], "prompt_filter_results": []}),
+            json!({"usage": usage}),
+        ] {
+            assert!(is_chunk(&event), "{event}");
+        }
+        for event in [json!({}), json!({"choices": null}), json!({"usage": null}), json!(7)] {
+            assert!(!is_chunk(&event), "{event}");
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::kinds::milvus::errors::refused;
 use crate::kinds::milvus::handle::MilvusSession;
 use crate::kinds::milvus::query::{MilvusMatch, MilvusQuery};
 use crate::kinds::milvus::row::MilvusRow;
+use crate::kinds::rest::doubted;
 
 /// A collection of a [`Milvus`](crate::Milvus), whose id is the field `id` and whose vector is the field `vector`. Cheap to
 /// clone. It goes on over losses of the server, and answers [`Error::Closed`] once the resource has closed.
@@ -36,7 +37,8 @@ impl MilvusCollection {
     ///
     /// # Errors
     /// Those of [`query`](Self::query), but [`Error::OutcomeUnknown`] where the rows may have been stored: if the server is
-    /// silent for too long, the connection breaks, or closing cuts the request.
+    /// silent for too long, the connection breaks, closing cuts the request, or the answer does not prove what became of
+    /// them.
     ///
     /// # Cancel safety
     /// Cancelling closes the connection. The server may store the rows all the same.
@@ -110,7 +112,10 @@ impl MilvusCollection {
         }
         let stored: Option<StoredRows> = self.ask(path, Rows { data: rows }, action, is_idempotent).await?;
         let ids = stored.and_then(|stored| stored.ids(rows.len()));
-        ids.ok_or_else(|| self.refused(action, "the answer has not an id for each row; the rows are stored"))
+        ids.ok_or_else(|| {
+            let error = self.refused(action, "the answer has not an id for each row");
+            if is_idempotent { error } else { doubted(self.session.requests.link(), error) }
+        })
     }
 
     async fn ask<T: serde::de::DeserializeOwned>(

@@ -11,10 +11,10 @@ use crate::base::error::Error;
 use crate::kinds::milvus::answer::{DONE, MilvusAnswer, MilvusBody, NoMore};
 use crate::kinds::milvus::blocking;
 use crate::kinds::milvus::collection::MilvusCollection;
-use crate::kinds::milvus::errors::{MilvusError, answered, refused};
+use crate::kinds::milvus::errors::{MilvusError, answered, is_refused, refused};
 use crate::kinds::milvus::spec::MilvusSpec;
-use crate::kinds::rest::leased;
-use crate::lifecycle::requests::{HttpRequest, RequestProbe, Requests};
+use crate::kinds::rest::{doubted, leased};
+use crate::lifecycle::requests::{HttpRequest, HttpResponse, RequestProbe, Requests};
 
 /// A Milvus. Cheap to clone.
 ///
@@ -103,7 +103,16 @@ impl MilvusSession {
     ) -> Result<Option<T>, Error> {
         let body = MilvusBody { database: &self.database, collection, rest };
         let request = self.request(Method::POST, path).action(action).idempotent(is_idempotent).json(&body);
-        let answer = request.send().await?.checked().await.map_err(answered)?;
+        let answer = request.send().await?;
+        self.data(answer, action).await.map_err(|error| match is_idempotent || is_refused(&error) {
+            true => error,
+            false => doubted(self.requests.link(), error),
+        })
+    }
+
+    /// The data of this answer.
+    async fn data<T: DeserializeOwned>(&self, answer: HttpResponse, action: &str) -> Result<Option<T>, Error> {
+        let answer = answer.succeeded().await.map_err(answered)?;
         let MilvusAnswer { code, message, data } = answer.json().await?;
         match code {
             DONE => Ok(data),

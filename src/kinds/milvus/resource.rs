@@ -42,7 +42,7 @@ impl RestKind for MilvusConfig {
     fn open(config: &Arc<Self>, link: &Link, settings: RequestSettings) -> Result<MilvusHandle, Failure> {
         // The question reaches the server's storage. The server's own page of health says that all is well even if this
         // interface hangs.
-        let probe = Arc::new(RequestProbe::new(settings.clone(), &config.collections())?);
+        let probe = Arc::new(RequestProbe::new(settings.clone(), &config.collections())?.strictly());
         let requests = Requests::new(link, settings)?;
         let tasks = Milvus { session: MilvusSession { requests, database: config.database.as_str().into() } };
         Ok(MilvusHandle { threads: blocking::Milvus::new(&tasks), tasks, probe })

@@ -84,7 +84,7 @@ mod tests {
             ("WITH gone AS (SELECT 1) DELETE FROM bars", Changes),
             ("LOAD DATA INFILE 'bars.csv' INTO TABLE bars", Changes),
             ("LOAD DATA INFILE 'bars.csv' INTO TABLE bars (@a) SET close = @a", Alters),
-            ("LOAD INDEX INTO CACHE bars", Escapes),
+            ("LOAD INDEX INTO CACHE bars", CommitsUnseen),
             ("CREATE TABLE bars (close double)", CommitsUnseen),
             ("CREATE TABLE bars (into_ int) AS SELECT 1", CommitsUnseen),
             ("truncate bars", CommitsUnseen),

@@ -67,9 +67,10 @@ macro_rules! limit_setters {
 }
 
 /// Makes the methods of `KindConfig` for a kind that logs in by one secret, within its `impl`: a token or a key, or the
-/// file that has it.
+/// file that has it. Headers may have secrets too.
+#[cfg(any(feature = "chroma", feature = "llm", feature = "milvus"))]
 macro_rules! one_secret {
-    ($url:ident, $secret:ident, $file:ident) => {
+    ($url:ident, $secret:ident, $file:ident $(, $headers:ident)?) => {
         fn url_mut(&mut self) -> &mut Option<$crate::base::secret::Secret> {
             &mut self.$url
         }
@@ -79,11 +80,12 @@ macro_rules! one_secret {
         }
 
         fn has_login(&self) -> bool {
-            self.$secret.is_some() || self.$file.is_some()
+            self.$secret.is_some() || self.$file.is_some() $(|| !self.$headers.is_empty())?
         }
 
         fn forget_login(&mut self) {
             self.$secret = None;
+            $(self.$headers.clear();)?
         }
 
         fn forget_password(&mut self) -> bool {
@@ -105,7 +107,8 @@ macro_rules! one_secret {
         }
 
         fn switch_tls(&mut self, on: bool) {
-            self.$url = self.$url.as_ref().map(|url| $crate::net::base_url::BaseUrl::with_tls(url, on));
+            use $crate::net::base_url::BaseUrl;
+            self.$url = self.$url.as_ref().map(|url| BaseUrl::with_tls(url, on));
         }
     };
 }
@@ -187,4 +190,6 @@ macro_rules! leased {
     };
 }
 
-pub(crate) use {leased, limit_setters, limits, one_secret, user_and_password};
+#[cfg(any(feature = "chroma", feature = "llm", feature = "milvus"))]
+pub(crate) use one_secret;
+pub(crate) use {leased, limit_setters, limits, user_and_password};

@@ -67,6 +67,8 @@ fn settings_with<C: RestKind>(config: &C, name: &str, tls: RequestTls) -> Result
     settings.max_body = limits.max_body;
     settings.proxy = proxy.cloned();
     settings.environment_proxies = environment_proxies;
+    // The server itself redirects nobody. A kind that talks to any server sets its own number.
+    settings.max_redirects = 0;
     settings.secrets.extend(config.password_file().map(SecretFile::recent).unwrap_or_default());
     config.log_in(name, &mut settings)?;
     Ok(settings)

@@ -128,7 +128,7 @@ impl Requests {
         }
     }
 
-    /// Waits so long, unless the requests are cut meanwhile.
+    /// Waits so long, unless the requests are cut meanwhile. The wait alone is no work that closing waits for.
     ///
     /// # Errors
     /// Why they were cut; [`Error::Closed`]; [`Error::Forked`].
@@ -204,15 +204,15 @@ impl RequestCore {
     }
 
     /// Takes a place for a request, which must end within the limit from then on. It waits for a place if all are taken,
-    /// and while a lost server is being brought back.
-    pub(super) async fn begin(&self, limit: Option<Duration>) -> Result<InFlightRequest, Error> {
+    /// and while a lost server is being brought back. Work that has begun already goes on.
+    pub(super) async fn begin(&self, limit: Option<Duration>, busy: Option<Busy>) -> Result<InFlightRequest, Error> {
         self.link.check_process()?;
         let switch = self.live_switch().await?;
         let place = match Arc::clone(&self.places).try_acquire_owned() {
             Ok(place) => place,
             Err(_all_taken) => self.wait_for_place(&switch).await?,
         };
-        let busy = self.link.busy(Work::Operation);
+        let busy = busy.unwrap_or_else(|| self.link.busy(Work::Operation));
         let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
         Ok(InFlightRequest { busy, switch, deadline, _place: place })
     }

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use reqwest::{Method, StatusCode};
 
-use crate::base::error::{BoxError, Error, Failure, OneLine, Source, TimeoutError, Worded, causes};
+use crate::base::error::{BoxError, Error, Failure, OneLine, Source, TimeoutError, Worded, causes, redacted};
+use crate::base::secret::Secret;
 use crate::lifecycle::link::Link;
 use crate::lifecycle::requests::redirect::{SendError, SendFault};
 use crate::lifecycle::requests::settings::RequestSettings;
@@ -26,7 +27,26 @@ pub struct HttpStatusError {
     pub retry_after: Option<Duration>,
     /// The beginning of the answer's body, at most 4 KiB. It is withheld if it has a secret in it.
     pub body: String,
+    /// The same as it came. A kind reads the server's verdict from it, and shows none of it.
+    pub(crate) raw: Secret,
 }
+
+impl HttpStatusError {
+    /// The error of this status, with the body as it came.
+    pub(crate) fn new(status: StatusCode, raw: String, secrets: &[&str]) -> Self {
+        let mut body = redacted(&*raw, true, secrets, &[]).to_string();
+        body.truncate(body.floor_char_boundary(LONGEST_BODY));
+        HttpStatusError { status, retry_after: None, body, raw: raw.into() }
+    }
+
+    /// The same error without the server's words.
+    pub(crate) fn wordless(&self) -> Self {
+        HttpStatusError { body: String::new(), raw: "".into(), ..self.clone() }
+    }
+}
+
+/// The most bytes of a body that its error keeps for its text.
+const LONGEST_BODY: usize = 4096;
 
 /// The most characters of a body that its error's text has.
 const LONGEST_SHOWN: usize = 500;
@@ -34,6 +54,9 @@ const LONGEST_SHOWN: usize = 500;
 impl fmt::Display for HttpStatusError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the server answered {}", self.status)?;
+        if self.status.is_redirection() {
+            return f.write_str("; see that the URL leads to the server itself");
+        }
         let mut shown = self.body.char_indices();
         match shown.nth(LONGEST_SHOWN) {
             _ if self.body.is_empty() => Ok(()),
@@ -81,9 +104,13 @@ impl HttpCall {
     /// The error of a call that got no answer. After a redirect no error proves that nothing was sent.
     pub(super) fn not_answered(&self, link: &Link, settings: &RequestSettings, error: SendError) -> Error {
         let SendError { cause, was_sent } = error;
+        let may_be_done = was_sent && !self.is_idempotent;
         match cause {
-            SendFault::Redirect(problem) => self.refused(link, problem),
-            SendFault::Driver(error) if was_sent && !self.is_idempotent && error.is_connect() => {
+            SendFault::Refused { problem, was_done: true } if !self.is_idempotent => {
+                link.outcome_unknown(&*self.action, Source::from(BoxError::from(problem)))
+            }
+            SendFault::Refused { problem, .. } => self.refused(link, problem),
+            SendFault::Driver(error) if may_be_done && (error.is_connect() || error.is_builder()) => {
                 link.outcome_unknown(&*self.action, Arc::new(error.without_url()))
             }
             SendFault::Driver(error) => self.failed(link, settings, error),

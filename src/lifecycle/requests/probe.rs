@@ -27,13 +27,12 @@ pub struct RequestProbe {
     url: Url,
     /// Whether the server takes no HEAD. Relaxed suffices, because a question that misses it only costs one more.
     by_get: AtomicBool,
+    /// Whether a redirect is no health either.
+    is_strict: bool,
 }
 
 /// The most bytes of an answer that are read, so that its connection can be used again.
 const LONGEST: usize = 64 * 1024;
-
-/// The most bytes of an error's body that are told.
-const LONGEST_TOLD: usize = 4096;
 
 impl RequestProbe {
     /// Asks this URL, which is a path below the settings' base or a whole URL.
@@ -44,7 +43,7 @@ impl RequestProbe {
         let client = RequestClient::new(RequestSettings { max_idle: 1, ..settings })?;
         let url = client.url(url).map_err(Failure::permanent)?;
         let client = RwLock::new(Arc::new(client));
-        Ok(RequestProbe { client, url, by_get: AtomicBool::new(false) })
+        Ok(RequestProbe { client, url, by_get: AtomicBool::new(false), is_strict: false })
     }
 
     /// Asks with these settings from now on, as after a password has changed. The URL stays.
@@ -64,6 +63,11 @@ impl RequestProbe {
         self
     }
 
+    /// Counts a redirect that is not followed as an answer of something else than the server, which is no health.
+    pub fn strictly(self) -> Self {
+        RequestProbe { is_strict: true, ..self }
+    }
+
     /// Asks, and judges the answer. A status below 400 is health. 401, 403 and 429 prove that the server lives and
     /// withholds the answer from this user, and any other one that it cannot serve. The source of these failures is an
     /// [`HttpStatusError`]. No answer is a transient failure. A HEAD that the server does not know is followed by a GET.
@@ -79,7 +83,7 @@ impl RequestProbe {
             let takes_none = matches!(status, StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED);
             // Many servers route GET alone, and answer 404 to HEAD.
             if !takes_none && status != StatusCode::NOT_FOUND {
-                return judged(status, String::new());
+                return self.judge(status, &[]);
             }
             let answered = self.read().await;
             if takes_none || answered.is_ok() {
@@ -99,20 +103,22 @@ impl RequestProbe {
     /// Cancelling closes the connection.
     pub async fn read(&self) -> Result<Bytes, Failure> {
         let (status, body) = self.exchange(Method::GET).await?;
-        if status.as_u16() < 400 {
-            return Ok(body);
-        }
         // A server may quote parts of a login that it does not know.
-        let told = if status == StatusCode::UNAUTHORIZED { String::new() } else { self.told(&body) };
-        judged(status, told).map(|()| body)
+        let told = if status == StatusCode::UNAUTHORIZED { &[] } else { &*body };
+        self.judge(status, told).map(|()| body)
     }
 
-    /// The beginning of an error's body, or a note in its place if it has a secret in it.
-    fn told(&self, body: &[u8]) -> String {
+    fn judge(&self, status: StatusCode, body: &[u8]) -> Result<(), Failure> {
+        if status.is_success() || status.as_u16() < 400 && !self.is_strict {
+            return Ok(());
+        }
         let client = Arc::clone(&self.client.read());
-        let mut told = redacted(String::from_utf8_lossy(body), true, &client.secrets(), &[]).to_string();
-        told.truncate(told.floor_char_boundary(LONGEST_TOLD));
-        told
+        let error = HttpStatusError::new(status, String::from_utf8_lossy(body).into_owned(), &client.secrets());
+        Err(match status {
+            StatusCode::UNAUTHORIZED => Failure::limited(error).with_permanent(true),
+            StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS => Failure::limited(error),
+            _ => Failure::refused(error),
+        })
     }
 
     async fn exchange(&self, method: Method) -> Result<(StatusCode, Bytes), Failure> {
@@ -129,7 +135,7 @@ impl RequestProbe {
             Ok((answer.status(), body.into()))
         };
         inside(background()?, asked).await.map_err(|SendError { cause, .. }| match cause {
-            SendFault::Redirect(problem) => Failure::refused(problem),
+            SendFault::Refused { problem, .. } => Failure::refused(problem),
             SendFault::Driver(error) => {
                 let error = error.without_url();
                 tls_failure(&error).unwrap_or_else(|| Failure::transient(redacted(error, true, &client.secrets(), &[])))
@@ -140,16 +146,6 @@ impl RequestProbe {
 
 fn broken_off(error: reqwest::Error) -> SendError {
     SendError { cause: SendFault::Driver(error), was_sent: true }
-}
-
-fn judged(status: StatusCode, body: String) -> Result<(), Failure> {
-    let error = HttpStatusError { status, retry_after: None, body };
-    match status {
-        StatusCode::UNAUTHORIZED => Err(Failure::limited(error).with_permanent(true)),
-        StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS => Err(Failure::limited(error)),
-        _ if status.as_u16() < 400 => Ok(()),
-        _ => Err(Failure::refused(error)),
-    }
 }
 
 impl fmt::Debug for RequestProbe {

@@ -35,8 +35,12 @@ pub(super) struct SendError {
 
 pub(super) enum SendFault {
     Driver(reqwest::Error),
-    /// A redirect cannot be followed.
-    Redirect(String),
+    /// The client may not send to this URL, or not follow this redirect.
+    Refused {
+        problem: String,
+        /// Whether a server has answered by a redirect that it sends once a request is done.
+        was_done: bool,
+    },
 }
 
 impl RequestClient {
@@ -44,7 +48,11 @@ impl RequestClient {
     /// sent twice is not sent again, so the redirect is then the answer.
     pub(super) async fn execute(&self, mut request: Request) -> Result<Response, SendError> {
         let max = self.settings.max_redirects;
-        let mut hop = 0;
+        let (mut hop, mut was_done) = (0, false);
+        self.check(request.url()).map_err(|problem| {
+            let cause = SendFault::Refused { problem: problem.to_owned(), was_done };
+            SendError { cause, was_sent: false }
+        })?;
         loop {
             self.add_headers(request.headers_mut());
             let again = (max > 0).then(|| Again::of(&request));
@@ -53,9 +61,10 @@ impl RequestClient {
             let Some((again, to)) = again.and_then(|again| again.place(&answer).map(|to| (again, to))) else {
                 return Ok(answer);
             };
+            was_done |= again.is_done(answer.status());
             let refused = |problem: &str| {
-                let text = format!("a redirect cannot be followed: {problem}");
-                SendError { cause: SendFault::Redirect(text), was_sent: true }
+                let problem = format!("a redirect cannot be followed: {problem}");
+                SendError { cause: SendFault::Refused { problem, was_done }, was_sent: true }
             };
             if hop >= max {
                 return Err(refused("there are too many of them"));
@@ -113,14 +122,19 @@ impl Again {
         Some(to)
     }
 
+    /// Whether a server answers by this redirect once the request is done, so that a GET follows.
+    fn is_done(&self, status: StatusCode) -> bool {
+        match status {
+            StatusCode::SEE_OTHER => true,
+            StatusCode::MOVED_PERMANENTLY | StatusCode::FOUND => self.method == Method::POST,
+            _ => false,
+        }
+    }
+
     /// The request that follows. `None` if its body cannot be sent twice.
     fn next(self, status: StatusCode, to: Url) -> Option<Request> {
+        let is_get = self.is_done(status);
         let Again { method, url, mut headers, whole } = self;
-        let is_get = match status {
-            StatusCode::SEE_OTHER => true,
-            StatusCode::MOVED_PERMANENTLY | StatusCode::FOUND => method == Method::POST,
-            _ => false,
-        };
         if to.origin() != url.origin() {
             headers = headers_for_others(&headers);
         }

@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::base::error::Error;
 use crate::base::process::ForkGuarded;
 use crate::base::runtime::inside;
+use crate::lifecycle::busy::Busy;
 use crate::lifecycle::requests::core::{GivenUp, RequestClient, RequestCore, Requests};
 use crate::lifecycle::requests::errors::HttpCall;
 use crate::lifecycle::requests::response::HttpResponse;
@@ -28,7 +29,7 @@ impl Requests {
             let builder = client.http.request(method, url);
             Ok((client, builder))
         });
-        HttpRequest { requests: self.clone(), built, call }
+        HttpRequest { requests: self.clone(), built, call, busy: None }
     }
 }
 
@@ -46,6 +47,8 @@ pub struct HttpRequest {
     requests: Requests,
     built: Result<(Arc<RequestClient>, RequestBuilder), Error>,
     call: HttpCall,
+    /// The work that goes on with it. `None` if its own begins as it is sent.
+    busy: Option<Busy>,
 }
 
 impl HttpRequest {
@@ -60,6 +63,11 @@ impl HttpRequest {
     pub fn idempotent(mut self, is_idempotent: bool) -> Self {
         self.call.is_idempotent = is_idempotent;
         self
+    }
+
+    /// Counts the request as a part of work that has begun before it.
+    pub fn continuing(self, busy: Busy) -> Self {
+        HttpRequest { busy: Some(busy), ..self }
     }
 
     /// Adds a header. A value that no header can have is told by [`send`](Self::send).
@@ -121,11 +129,11 @@ impl HttpRequest {
     /// # Cancel safety
     /// Cancelling closes the connection. The server may have the request, and may go on with it.
     pub async fn send(self) -> Result<HttpResponse, Error> {
-        let HttpRequest { requests: Requests(core), built, call } = self;
+        let HttpRequest { requests: Requests(core), built, call, busy } = self;
         let (client, builder) = built?;
         let (_, request) = builder.build_split();
         let request = request.map_err(|error| call.failed(&core.link, &client.settings, error))?;
-        send(core, client, call, request).await
+        send(core, client, call, request, busy).await
     }
 }
 
@@ -142,8 +150,7 @@ impl Requests {
     pub async fn execute(&self, request: reqwest::Request) -> Result<reqwest::Response, Error> {
         let client = self.0.client()?;
         let call = HttpCall::by(request.method());
-        client.check(request.url()).map_err(|problem| call.refused(&self.0.link, problem))?;
-        send(Arc::clone(&self.0), client, call, request).await.map(HttpResponse::into_driver)
+        send(Arc::clone(&self.0), client, call, request, None).await.map(HttpResponse::into_driver)
     }
 }
 
@@ -153,9 +160,10 @@ async fn send(
     client: Arc<RequestClient>,
     call: HttpCall,
     request: reqwest::Request,
+    busy: Option<Busy>,
 ) -> Result<HttpResponse, Error> {
     core.link.check_process()?;
-    let mut sending = ForkGuarded::new(Box::pin(exchange(core, client, call, request)));
+    let mut sending = ForkGuarded::new(Box::pin(exchange(core, client, call, request, busy)));
     poll_fn(|context| match ForkGuarded::check(&sending) {
         Ok(()) => sending.as_mut().poll(context),
         Err(forked) => Poll::Ready(Err(forked)),
@@ -168,10 +176,11 @@ async fn exchange(
     client: Arc<RequestClient>,
     mut call: HttpCall,
     mut request: reqwest::Request,
+    busy: Option<Busy>,
 ) -> Result<HttpResponse, Error> {
     let limits =
         [Some(client.settings.operation_timeout).filter(|limit| !limit.is_zero()), request.timeout_mut().take()];
-    let in_flight = core.begin(limits.into_iter().flatten().min()).await?;
+    let in_flight = core.begin(limits.into_iter().flatten().min(), busy).await?;
     call.began = Some(Instant::now());
     // The client makes its timers as it is called.
     let sent = inside(&core.runtime, client.execute(request));

@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use tokio::runtime::Handle;
 use tokio::time::Sleep;
 
-use crate::base::error::{Error, redacted};
+use crate::base::error::{Error, Worded, redacted};
 use crate::base::process::ForkGuarded;
 use crate::base::runtime::timer;
 use crate::lifecycle::requests::core::{GivenUp, InFlightRequest, RequestClient, RequestCore};
@@ -29,8 +29,9 @@ use crate::lifecycle::requests::errors::{HttpCall, HttpStatusError};
 /// Closing waits for the body within the drain, and then ends it with [`Error::Closed`]. A server that is silent for
 /// longer than `read_timeout` ends it with [`Error::Timeout`], and so does a request that takes longer than
 /// `operation_timeout` as a whole. In a forked child it answers [`Error::Forked`], and the parent reads on. A body that
-/// breaks off ends with an error too, so an end without one is the whole answer. For a request that may do harm if it
-/// is sent twice, these errors are the cause of an [`Error::OutcomeUnknown`].
+/// breaks off ends with an error too, so an end without one is the whole answer. A server that tells neither a length nor
+/// sends chunks says that its answer is whole by closing the connection, which a break looks like. For a request that may
+/// do harm if it is sent twice, these errors are the cause of an [`Error::OutcomeUnknown`].
 #[must_use = "the request is in flight until the body has been read or this drops"]
 pub struct HttpResponse {
     head: response::Parts,
@@ -54,9 +55,9 @@ struct RestOfBody {
     late: Option<Pin<Box<Sleep>>>,
 }
 
-/// The most bytes of an error's body that are kept. Twice as many are read, so that a secret that lies across the end is
-/// known as one.
-const LONGEST_ERROR: usize = 4096;
+/// The most bytes of an error's body that are read. They are twice as many as its error shows, so that a secret that lies
+/// across the end of those is known as one.
+const LONGEST_ERROR: usize = 8192;
 
 impl HttpResponse {
     pub(super) fn new(
@@ -93,28 +94,37 @@ impl HttpResponse {
     ///
     /// # Cancel safety
     /// Cancelling closes the connection.
-    pub async fn checked(mut self) -> Result<Self, Error> {
-        if self.status().as_u16() < 400 {
-            return Ok(self);
-        }
+    pub async fn checked(self) -> Result<Self, Error> {
+        if self.status().as_u16() < 400 { Ok(self) } else { Err(self.status_error().await) }
+    }
+
+    /// The same answer if its status is one of success. A server of the kinds that ask this redirects nobody, so a
+    /// redirect is the word of something before it.
+    ///
+    /// # Errors
+    /// Those of [`checked`](Self::checked).
+    pub(crate) async fn succeeded(self) -> Result<Self, Error> {
+        if self.status().is_success() { Ok(self) } else { Err(self.status_error().await) }
+    }
+
+    async fn status_error(mut self) -> Error {
         let text = self.beginning().await;
-        let mut body = redacted(text, true, &self.client.secrets(), &[]).to_string();
-        body.truncate(body.floor_char_boundary(LONGEST_ERROR));
         let retry_after = self.headers().get(RETRY_AFTER).and_then(|value| retry_after(value.to_str().ok()?));
-        Err(self.call.refused(&self.core.link, HttpStatusError { status: self.status(), retry_after, body }))
+        let error = HttpStatusError::new(self.status(), text, &self.client.secrets());
+        self.call.refused(&self.core.link, HttpStatusError { retry_after, ..error })
     }
 
     /// The beginning of the body as a text. A body that breaks off may end within a secret, so it is left out.
     async fn beginning(&mut self) -> String {
         let mut body = Vec::new();
-        while body.len() < 2 * LONGEST_ERROR {
+        while body.len() < LONGEST_ERROR {
             match self.part().await {
                 Some(Ok(part)) => body.extend_from_slice(&part),
                 Some(Err(_told_by_the_status)) => return String::new(),
                 None => break,
             }
         }
-        body.truncate(2 * LONGEST_ERROR);
+        body.truncate(LONGEST_ERROR);
         String::from_utf8_lossy(&body).into_owned()
     }
 
@@ -176,8 +186,10 @@ impl HttpResponse {
     pub async fn json<T: DeserializeOwned>(self) -> Result<T, Error> {
         let (core, client, call) = (Arc::clone(&self.core), Arc::clone(&self.client), self.call.clone());
         let body = self.bytes().await?;
-        serde_json::from_slice(&body)
-            .map_err(|error| call.refused(&core.link, redacted(error, true, &client.secrets(), &[])))
+        serde_json::from_slice(&body).map_err(|error| {
+            let text = format!("the answer is no JSON of the expected form: {error}");
+            call.refused(&core.link, redacted(Worded::new(text, error), true, &client.secrets(), &[]))
+        })
     }
 
     /// Ends the answer here, because its caller needs no more of it. Closing then counts the request as answered, and not

@@ -138,11 +138,19 @@ impl RequestSettings {
         let by_environment = variables.filter_map(|variable| std::env::var(variable).ok()).map(Secret::from);
         let proxies: Vec<Secret> = by_environment.chain(self.proxy.clone()).collect();
         for proxy in proxies {
-            let Ok(url) = Url::parse(proxy.expose().trim()) else { continue };
-            let Some(password) = url.password() else { continue };
-            let [user, decoded] = [url.username(), password].map(|text| percent_decode_str(text).decode_utf8_lossy());
-            let texts = [Secret::from(password), Secret::from(&*decoded), bare(&basic(&user, &decoded))];
-            self.secrets.extend(texts);
+            // The driver takes one without a scheme as well.
+            let text = proxy.expose().trim();
+            let whole = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
+            let Ok(url) = Url::parse(&whole) else { continue };
+            let [user, password] = [url.username(), url.password().unwrap_or_default()];
+            // A user alone is a token.
+            let secret = if password.is_empty() { user } else { password };
+            if !secret.is_empty() {
+                let decoded = |text| percent_decode_str(text).decode_utf8_lossy();
+                let texts =
+                    [secret.into(), (&*decoded(secret)).into(), bare(&basic(&decoded(user), &decoded(password)))];
+                self.secrets.extend(texts);
+            }
         }
     }
 
@@ -222,9 +230,18 @@ mod tests {
 
     #[test]
     fn the_login_of_a_proxy_is_a_secret() {
-        let mut settings = settings();
-        settings.proxy = Some("http://me:p%40ss@127.0.0.1:1".into());
-        settings.withhold_proxies();
-        assert!(has(&settings, "p%40ss") && has(&settings, "p@ss") && has(&settings, "bWU6cEBzcw"));
+        let of = |proxy: &str| {
+            let mut settings = settings();
+            settings.proxy = Some(proxy.into());
+            settings.withhold_proxies();
+            settings
+        };
+        for proxy in ["http://me:p%40ss@127.0.0.1:1", "me:p%40ss@127.0.0.1:1", "socks5://me:p%40ss@127.0.0.1:1"] {
+            let settings = of(proxy);
+            assert!(has(&settings, "p%40ss") && has(&settings, "p@ss") && has(&settings, "bWU6cEBzcw"), "{proxy}");
+        }
+        let by_token = of("http://t0k%40n@127.0.0.1:1");
+        assert!(has(&by_token, "t0k%40n") && has(&by_token, "t0k@n") && has(&by_token, "dDBrQG46"));
+        assert!(of("127.0.0.1:1").secrets.is_empty() && of("http://127.0.0.1:1").secrets.is_empty());
     }
 }
