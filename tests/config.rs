@@ -1289,6 +1289,16 @@ fn config_of_a_shared_variable_is_read_by_the_kind_that_it_names() {
         assert_eq!(key, "DATABASE_URL");
         assert!(problem.contains("no kind reads; expected `postgres:`, `postgresql:`"), "{problem}");
     }
+    // A kind that has its place elsewhere has no use for it.
+    for (name, text) in [
+        ("postgres", "[postgres]\nhost = 'h'"),
+        ("mysql", "[mysql]\nurl = 'mysql://h/d'"),
+        ("sqlite", "[sqlite]\nfile = 'h.sqlite'"),
+    ] {
+        let pool = builder([("DATABASE_URL", "mongodb://h/d")]).config_str(text).build().unwrap();
+        assert!(endpoint(&pool, name).contains('h'), "{}", endpoint(&pool, name));
+        assert!(endpoint(&pool, name).contains(if name == "sqlite" { "h.sqlite" } else { "//h:" }));
+    }
     // The kind's own variable comes first.
     ends(&[("DATABASE_URL", "mysql://h/d"), ("MYSQL_URL", "mysql://own/d")], [postgres, "mysql://own:3306/d", sqlite]);
     let parts = [("DB_HOST", "h"), ("DB_PORT", "7"), ("DB_USERNAME", "u"), ("DB_PASSWORD", "p"), ("DB_NAME", "/n")];

@@ -171,9 +171,8 @@ async fn an_answer_that_proves_nothing_is_told() {
         assert_eq!(bars.delete(&[1]).within(SOON).await.is_ok(), said == 4, "{said}");
     }
     // A report of health is answered again for a while.
-    let is = async |health| {
-        (pool.health_check().within(SOON).await.entry("milvus").unwrap().health == health).then_some(())
-    };
+    let is =
+        async |health| (pool.health_check().within(SOON).await.entry("milvus").unwrap().health == health).then_some(());
     for (said, health) in [(1, Health::Fail), (0, Health::Pass), (2, Health::Fail)] {
         mode.store(said, Ordering::SeqCst);
         eventually(SOON, async || is(health).await).await;

@@ -8,7 +8,7 @@ mod common;
 use std::time::Duration;
 
 use common::{Stopwatch, unhurried, until};
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use resource_pool::config::{MySqlConfig, Options};
 use resource_pool::{Error, Health, MySql, MySqlTransaction, ResourcePool, State, Usage, blocking};
 use services::{Kind, Service, shared};
@@ -535,8 +535,6 @@ async fn an_error_behind_the_first_row_is_told_to_who_asked_for_one_row() {
 /// The commit is not sent, since the driver first finds the error that an earlier answer has left behind.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_that_fails_leaves_no_transaction_open() {
-    use futures_util::TryStreamExt as _;
-
     let server = Service::start(Kind::MySql).unwrap();
     let pool = sized(&server, 1, 0);
     table(&pool, "bars").await;
@@ -689,8 +687,6 @@ async fn what_is_left_in_another_state_is_not_handed_out_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_that_drops_between_two_rows_lets_the_guard_go_on() {
-    use futures_util::TryStreamExt as _;
-
     let pool = sized(shared(Kind::MySql), 1, 0);
     let mut mysql = pool.mysql().await.unwrap();
     let mut rows = sqlx::query_scalar::<_, i64>("SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3").fetch(&mut mysql);
@@ -699,6 +695,45 @@ async fn a_stream_that_drops_between_two_rows_lets_the_guard_go_on() {
     let old = pid(&mut mysql).await;
     drop(mysql);
     assert_eq!(pid(&mut pool.mysql().await.unwrap()).await, old);
+}
+
+/// The driver still waits for an end behind the result, and the next call would wait for it in vain.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_drops_behind_a_result_hangs_nobody() {
+    let server = shared(Kind::MySql);
+    let pool = sized(server, 1, 0);
+    table(&pool, "behind_a_result").await;
+    let mut mysql = pool.mysql().await.unwrap();
+    let first = pid(&mut mysql).await;
+    let mut steps = sqlx::raw_sql("INSERT INTO behind_a_result VALUES ('a', 1)").fetch_many(&mut mysql);
+    assert!(matches!(within(SOON, steps.next()).await, Some(Ok(sqlx::Either::Left(_)))));
+    drop(steps);
+    let refused = within(SOON, sqlx::query("SELECT 1").execute(&mut mysql)).await.unwrap_err();
+    assert!(refused.to_string().contains("acquire another one"), "{refused}");
+    drop(mysql);
+    assert_ne!(pid(&mut within(SOON, pool.mysql()).await.unwrap()).await, first);
+    assert_eq!(count(&pool, "behind_a_result").await, 1);
+}
+
+/// MySQL commits before it creates a table, so a rollback undoes only what comes behind.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rollback_tells_what_a_statement_on_the_schema_has_committed() {
+    let pool = pool(shared(Kind::MySql));
+    table(&pool, "half_undone").await;
+    let mut mysql = pool.mysql().await.unwrap();
+    let mut transaction = mysql.begin().await.unwrap();
+    sqlx::query("INSERT INTO half_undone VALUES ('a', 1)").execute(&mut transaction).await.unwrap();
+    sqlx::query("CREATE TABLE half_undone_too (a int)").execute(&mut transaction).await.unwrap();
+    let told = within(SOON, transaction.rollback()).await.unwrap_err();
+    assert!(behind(&told).to_string().contains("only the rest is rolled back"), "{told}");
+    assert_eq!(count(&pool, "half_undone").await, 1);
+    // The next transaction is another one.
+    let mut mysql = pool.mysql().await.unwrap();
+    let mut transaction = mysql.begin().await.unwrap();
+    sqlx::query("INSERT INTO half_undone VALUES ('b', 2)").execute(&mut transaction).await.unwrap();
+    within(SOON, transaction.rollback()).await.unwrap();
+    assert_eq!(count(&pool, "half_undone").await, 1);
+    sqlx::query("DROP TABLE half_undone_too").execute(&mut mysql).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

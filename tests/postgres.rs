@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::{Stopwatch, unhurried, until};
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 use resource_pool::config::{Options, PostgresConfig};
-use resource_pool::{Error, Health, Postgres, ResourcePool, State, Usage, blocking};
+use resource_pool::{Error, Health, Postgres, ResourcePool, State, Usage, What, blocking};
 use services::{Kind, Service, shared};
 use sqlx::{Connection as _, Row};
 
@@ -502,6 +502,59 @@ async fn a_pool_of_the_drivers_own_is_closed_with_the_resource() {
     let report = within(SOON, pool.close_all()).await;
     assert!(report.all_closed() && raw.is_closed(), "{report}");
     assert_eq!(server.await_established(0, SOON).unwrap(), 0);
+}
+
+/// A server that was full has left the prober without a connection of its own. Its death is found all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_dies_after_it_was_full_is_lost() {
+    let server = Service::start(Kind::Postgres).unwrap();
+    let pool = sized(&server, 4, 0);
+    let mut postgres = pool.postgres().await.unwrap();
+    let (view, mut events) = (server.postgres().unwrap(), pool.events());
+    view.room_for(Some(0)).unwrap();
+    // The prober sends no SQL.
+    let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'resource-pool' \
+               AND query = ''";
+    within(SOON, async {
+        while view.query(end).unwrap() == "0" {
+            tokio::task::yield_now().await;
+        }
+        let is_full = |what: &What| matches!(what, What::ProbeFailed { message, .. } if message.contains("too many"));
+        while !is_full(&events.next().await.unwrap().what) {}
+    })
+    .await;
+    server.kill().unwrap();
+    // Nobody has a connection any more over which the prober could ask.
+    within(SOON, sqlx::query("SELECT 1").execute(&mut postgres)).await.unwrap_err();
+    drop(postgres);
+    let waiting = tokio::spawn({
+        let pool = pool.clone();
+        async move { while pool.postgres().await.is_err() {} }
+    });
+    let is_lost = || pool.status().resource("postgres").unwrap().state != State::Ready;
+    within(SOON, async {
+        while !is_lost() {
+            tokio::task::yield_now().await
+        }
+    })
+    .await;
+    waiting.abort();
+}
+
+/// The error of the query that nobody read to its end answers the `BEGIN`, which the server has done.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_begin_behind_a_stream_that_failed_leaves_no_transaction_open() {
+    let pool = sized(shared(Kind::Postgres), 1, 0);
+    let mut postgres = pool.postgres().await.unwrap();
+    let first = pid(&mut postgres).await;
+    let mut rows = sqlx::query("SELECT 1 / (3 - n) FROM generate_series(1, 5) n").fetch(&mut postgres);
+    within(SOON, rows.next()).await.unwrap().unwrap();
+    drop(rows);
+    within(SOON, postgres.begin()).await.map(drop).unwrap_err();
+    let refused = within(SOON, sqlx::query("SELECT 1").execute(&mut postgres)).await.unwrap_err();
+    assert!(refused.to_string().contains("acquire another one"), "{refused}");
+    drop(postgres);
+    assert_ne!(pid(&mut within(SOON, pool.postgres()).await.unwrap()).await, first);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

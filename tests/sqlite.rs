@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use common::{Stopwatch, unhurried, until};
-use futures_util::{FutureExt as _, TryStreamExt as _};
+use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use resource_pool::config::{Options, SqliteConfig};
 use resource_pool::{Error, Health, ResourcePool, Sqlite, State, Usage, blocking};
 use sqlx::Connection as _;
@@ -324,14 +324,30 @@ async fn insert_code(sqlite: &mut Sqlite) {
     sqlx::query("INSERT INTO codes VALUES ('a')").execute(sqlite).await.unwrap();
 }
 
+/// A statement that only reads ends behind the row that was asked for, however it begins.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_row_of_an_endless_answer_is_enough() {
+    let pool = pool(config(&path("endless"))).await;
+    let mut sqlite = pool.sqlite().await.unwrap();
+    const ENDLESS: &str = "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n) SELECT i FROM n";
+    let one: i64 = within(SOON, sqlx::query_scalar(ENDLESS).fetch_one(&mut sqlite)).await.unwrap();
+    // A stream that drops between two rows ends at the next one.
+    let mut rows = sqlx::query(ENDLESS).fetch(&mut sqlite);
+    within(SOON, rows.next()).await.unwrap().unwrap();
+    drop(rows);
+    assert_eq!((one, within(SOON, count(&mut sqlite)).await), (1, 0));
+}
+
 /// Without WAL a writer keeps readers out as well. The ping does not wait for it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lock_that_is_held_for_long_is_no_loss() {
     let mut options = unhurried();
     (options.probe.interval, options.probe.strikes) = (Duration::from_millis(10), 2);
+    options.health.each = SOON;
     let path = path("locked");
-    drop(pool(config(&path).wal(false)).await.close_all().await);
-    let pool = pool_of(config(&path).wal(false).pool_size(2).max_overflow(0), options);
+    let patient = || config(&path).wal(false).busy_timeout(Duration::from_secs(1));
+    drop(pool(patient()).await.close_all().await);
+    let pool = pool_of(patient().pool_size(2).max_overflow(0), options);
     let (mut writer, mut other) = (pool.sqlite().await.unwrap(), pool.sqlite().await.unwrap());
     let mut transaction = writer.begin_with("BEGIN EXCLUSIVE").await.unwrap();
     sqlx::query(INSERT).execute(&mut transaction).await.unwrap();

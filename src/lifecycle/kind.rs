@@ -211,7 +211,13 @@ pub(crate) trait FromEnvironment: KindConfig {
         let [switch, files @ ..] = &variables.tls;
         let key = |field: &str| format!("{name}.{field}");
         let below = self.clone();
-        let environment = &environment.shared_by(Self::SHARED_BY, Self::SHARED_SCHEMES);
+        // A kind that has its place already has no use for a shared URL, and so no objection to its scheme.
+        let [(host, _), (place, _)] = [Part::Host, Part::Place].map(|part| parts[part as usize]);
+        // A file has no host.
+        let fields = [url_field, if host.is_empty() { place } else { host }];
+        let is_placed = origins.is_by_code(name) || fields.iter().any(|field| origins.has(name, field));
+        let schemes = if is_placed { &[] } else { Self::SHARED_SCHEMES };
+        let environment = &environment.shared_by(Self::SHARED_BY, schemes);
         let url = variables.url(environment)?;
         let is_named = |part: Part| url.as_ref().is_some_and(|(_, url)| part.is_named_by(url));
         let mut said = Vec::new();

@@ -6,6 +6,7 @@ mod effect;
 mod errors;
 pub(crate) mod exports;
 
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -49,8 +50,9 @@ const FAREWELLS: [u16; 4] = [1053, 1927, 3169, 4031];
 /// error does not tell.
 const UNDOES: [u16; 5] = [1020, 1205, 1206, 1213, 1614];
 
-/// The statement was larger than the server takes. The server has not done it, and may end the connection.
-const TOO_LARGE: u16 = 1153;
+/// The statement was larger than the server takes, or the server could not read or write the connection. The server may
+/// end the connection after each of these.
+const BROKEN: RangeInclusive<u16> = 1153..=1161;
 
 impl SqlKind for sqlx::MySql {
     type Config = MySqlConfig;
@@ -77,7 +79,7 @@ impl SqlKind for sqlx::MySql {
     fn is_last(error: &sqlx::Error) -> bool {
         // An answer of which a part cannot be read is only half read.
         let is_half_read = matches!(error, sqlx::Error::Protocol(_) | sqlx::Error::Decode(_));
-        Self::is_farewell(error) || number(error) == Some(TOO_LARGE) || is_half_read
+        Self::is_farewell(error) || number(error).is_some_and(|number| BROKEN.contains(&number)) || is_half_read
     }
 
     runs_on_the_driver!();

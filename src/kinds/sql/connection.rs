@@ -46,6 +46,8 @@ pub(super) struct Line<D: SqlKind> {
     pub(super) altered: bool,
     /// Whether it is unknown which changes are undone when the connection ends.
     escaped: bool,
+    /// Whether a statement within the transaction has committed what came before it.
+    pub(super) committed_unseen: bool,
     /// Whether an error has aborted the transaction, or has undone all of it. A commit might not report that.
     pub(super) aborted: bool,
     /// Whether the state of the protocol is unknown. Nothing more is sent on such a connection.
@@ -123,10 +125,19 @@ impl<'a, D: SqlKind> LentConnection<'a, D> {
 
 impl<D: SqlKind> Line<D> {
     fn new(link: Link, switch: KillSwitch, companion: D::Companion) -> Self {
-        let (reply_pending, rolls_back, altered, escaped, aborted, lost_track) =
-            (false, false, false, false, false, false);
-        let (companion, depth) = (Arc::new(companion), 0);
-        Line { link, switch, companion, depth, reply_pending, rolls_back, altered, escaped, aborted, lost_track }
+        Line {
+            link,
+            switch,
+            companion: Arc::new(companion),
+            reply_pending: false,
+            depth: 0,
+            rolls_back: false,
+            altered: false,
+            escaped: false,
+            committed_unseen: false,
+            aborted: false,
+            lost_track: false,
+        }
     }
 
     /// The error for a call that cannot be made.
@@ -169,7 +180,9 @@ impl<D: SqlKind> Line<D> {
             return Err(self.refused("a statement", why));
         }
         let is_several = matches!(effect, SqlEffect::Escapes | SqlEffect::Begins);
-        let escapes = is_several || in_transaction && effect == SqlEffect::CommitsUnseen;
+        let commits_unseen = in_transaction && effect == SqlEffect::CommitsUnseen;
+        let escapes = is_several || commits_unseen;
+        self.committed_unseen |= commits_unseen;
         self.altered |= escapes || effect == SqlEffect::Alters;
         self.escaped |= escapes;
         self.reply_pending = true;

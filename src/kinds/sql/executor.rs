@@ -83,9 +83,10 @@ impl<D: SqlKind> Stream for Steps<'_, D> {
         let me = &mut *self;
         let Some(call) = &mut me.call else { return Poll::Ready(None) };
         let step = me.steps.as_mut().poll_next(context);
-        // A stream may drop between two rows. Only a row that is awaited is still being worked on, and the next one of
-        // several statements.
-        call.stop.is_awaited = step.is_pending() || call.is_several;
+        // A stream may drop between two rows. Behind a result, and behind a row of several statements, the driver still
+        // awaits an answer. SQLite goes on to the next row of a single statement, and ends there.
+        let is_row = matches!(step, Poll::Ready(Some(Ok(Either::Right(_)))));
+        call.stop.is_awaited = call.is_several || !is_row;
         let step = match step {
             Poll::Ready(Some(Ok(step))) => return Poll::Ready(Some(Ok(step))),
             Poll::Ready(step) => step,

@@ -33,6 +33,8 @@ impl<'a, D: SqlKind> SqlTransaction<'a, D> {
         let is_plain = statement.as_ref().is_none_or(|statement| D::effect(statement.as_str()) == SqlEffect::Begins);
         // A statement of another sort may do anything before it begins the transaction.
         let effect = if is_plain { SqlEffect::Reads } else { SqlEffect::Escapes };
+        // An answer that nobody read, or a rollback that is to be sent first, may be what is refused.
+        let is_clean = !line.reply_pending && !line.rolls_back;
         let call = line.begin("begin", effect, is_nested)?;
         // If this future is dropped or fails, the driver does not know whether the transaction has begun, and would
         // roll back the one around it.
@@ -43,11 +45,13 @@ impl<'a, D: SqlKind> SqlTransaction<'a, D> {
         };
         // A server that refuses to begin has begun none.
         let is_refused = |error: &sqlx::Error| error.as_database_error().is_some() && !D::is_last(error);
-        line.lost_track = begun.as_ref().is_err_and(|error| is_nested || !is_plain || !is_refused(error));
+        let is_harmless = |error: &sqlx::Error| !is_nested && is_plain && is_clean && is_refused(error);
+        line.lost_track = begun.as_ref().is_err_and(|error| !is_harmless(error));
         line.aborted &= is_nested;
         let begun = begun?;
         line.depth += 1;
         if !is_nested {
+            line.committed_unseen = false;
             line.companion.begun();
         }
         Ok(SqlTransaction { transaction: Some(begun), line, is_nested })
@@ -103,7 +107,8 @@ impl<'a, D: SqlKind> SqlTransaction<'a, D> {
     /// Rolls back, and waits until that is done.
     ///
     /// # Errors
-    /// The errors of the server and of any statement. The transaction is rolled back all the same.
+    /// The errors of the server and of any statement. The transaction is rolled back all the same. An error also says so if
+    /// a statement of it, such as MySQL's `CREATE TABLE`, has committed what came before.
     ///
     /// # Cancel safety
     /// The transaction is rolled back even if the future is dropped.
@@ -111,7 +116,13 @@ impl<'a, D: SqlKind> SqlTransaction<'a, D> {
         self.line.note_undone();
         let is_undone = self.line.depth > 0 && self.line.companion.is_undone();
         let Some(transaction) = self.take().filter(|_| !is_undone) else { return Ok(()) };
-        undone(transaction, self.line).await
+        undone(transaction, self.line).await?;
+        if !self.line.committed_unseen {
+            return Ok(());
+        }
+        let why =
+            "a statement of it, such as CREATE TABLE, has committed what came before: only the rest is rolled back";
+        Err(self.line.refused("rolling a transaction back", why))
     }
 
     /// Begins a savepoint.

@@ -5,8 +5,10 @@ use crate::kinds::sql::{SqlEffect, Words, is_one, uncommented};
 /// The effect of a statement.
 pub(super) fn effect(statement: &str) -> SqlEffect {
     const READS: [&str; 3] = ["SELECT", "VALUES", "EXPLAIN"];
-    const CHANGES: [&str; 11] =
-        ["ALTER", "ANALYZE", "CREATE", "DELETE", "DROP", "INSERT", "REINDEX", "REPLACE", "UPDATE", "VACUUM", "WITH"];
+    const CHANGES: [&str; 10] =
+        ["ALTER", "ANALYZE", "CREATE", "DELETE", "DROP", "INSERT", "REINDEX", "REPLACE", "UPDATE", "VACUUM"];
+    // Words of which one is in every `WITH` that changes something.
+    const WRITES: [&str; 4] = ["DELETE", "INSERT", "REPLACE", "UPDATE"];
     const ESCAPES: [&str; 6] = ["BEGIN", "COMMIT", "END", "RELEASE", "ROLLBACK", "SAVEPOINT"];
     // Words of temporary tables, which the session has for itself.
     const SESSION: [&str; 4] = ["TEMP", "TEMPORARY", "sqlite_temp_schema", "sqlite_temp_master"];
@@ -23,7 +25,8 @@ pub(super) fn effect(statement: &str) -> SqlEffect {
         () if is_one(&["PRAGMA"], first) && words.all().nth(1).is_some_and(|word| is_one(&LOOKS, word)) => {
             SqlEffect::Reads
         }
-        () if is_one(&CHANGES, first) => SqlEffect::Changes,
+        () if is_one(&["WITH"], first) && !words.all().any(|word| is_one(&WRITES, word)) => SqlEffect::Reads,
+        () if is_one(&CHANGES, first) || is_one(&["WITH"], first) => SqlEffect::Changes,
         () => SqlEffect::Alters,
     }
 }
@@ -48,6 +51,7 @@ mod tests {
             ("PRAGMA foreign_keys = OFF", Alters),
             ("INSERT INTO bars VALUES (1)", Changes),
             ("WITH a AS (SELECT 1) DELETE FROM bars", Changes),
+            ("WITH a AS (SELECT 1) SELECT * FROM a", Reads),
             ("CREATE TABLE bars (close real)", Changes),
             ("VACUUM", Changes),
             ("CREATE TEMP TABLE t (a int)", Alters),

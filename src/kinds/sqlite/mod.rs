@@ -102,15 +102,15 @@ impl SqlKind for sqlx::Sqlite {
     /// since those that are always in use are not tested.
     async fn ping(config: &SqliteConfig, connection: &mut SqlConnection<Self>) -> Result<(), Failure> {
         let path = config.file.display();
-        let Some(here) = FileId::of(config, &config.file).await? else {
-            return Err(Failure::transient(format!("{path} is gone, or cannot be looked at")));
-        };
-        if let Some(opened) = connection.companion().opened()
-            && opened.file != here
-        {
-            let why = || io::Error::other(format!("{path} was replaced by another file"));
-            connection.link().lost(opened.generation, why());
-            return Err(Failure::transient(why()));
+        match (FileId::of(config, &config.file).await, connection.companion().opened()) {
+            (Ok(None), _) => return Err(Failure::transient(format!("{path} is gone, or cannot be looked at"))),
+            (Ok(Some(here)), Some(opened)) if opened.file != here => {
+                let why = || io::Error::other(format!("{path} was replaced by another file"));
+                connection.link().lost(opened.generation, why());
+                return Err(Failure::transient(why()));
+            }
+            // Too many threads hang for one more to look. The connection itself may still answer.
+            (Ok(Some(_)) | Err(_), _) => {}
         }
         read(&mut connection.driver).await.map_err(|error| config.failure(error))
     }

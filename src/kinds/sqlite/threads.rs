@@ -28,7 +28,8 @@ impl DiskThreads {
         let abandoned = self.abandoned();
         if abandoned >= connections.max(FEW) {
             let why = "its disk hangs or a lock is not given up, so no further one is begun until some of them end";
-            return Err(Failure::transient(format!("{abandoned} threads still have calls into the file: {why}")));
+            // It tells nothing about the connections that are open.
+            return Err(Failure::refused(format!("{abandoned} threads still have calls into the file: {why}")));
         }
         // The wait counts first, so that the thread never counts as abandoned meanwhile.
         let awaited = CountedThread::of(&self.awaited);

@@ -73,7 +73,12 @@ impl<M: Manage> Core<M> {
             });
         }
         if state.pausing.is_some_and(|until| now < until) && !state.is_silent {
-            return Err(Failure::unasked("none could be opened just now"));
+            // The opening has asked in the prober's place. Its silence counts once, and only where users have nothing that
+            // may still answer.
+            return Err(match state.unheard.take().filter(|_| users_have_none) {
+                Some(silence) => Failure::transient(silence),
+                None => Failure::unasked("none could be opened just now"),
+            });
         }
         let proves = users_have_none || state.is_silent;
         match has_room {

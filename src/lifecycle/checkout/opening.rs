@@ -49,7 +49,7 @@ impl<M: Manage> Job<M> {
         match self {
             Job::Open(opening) => {
                 let cause = Error::no_threads(&opening.core.resource, error);
-                opening.failed(Arc::new(cause), false);
+                opening.failed(Arc::new(cause), Proof::Unasked);
                 None
             }
             Job::Part(disconnects) => {
@@ -83,10 +83,10 @@ impl<M: Manage> PendingOpen<M> {
                 }
             }
             Err(failure) => {
-                let is_refused = failure.proof() == Proof::Refused;
+                let proof = failure.proof();
                 let Failure { source, .. } = failure;
                 tracing::debug!(resource = %core.resource, error = %source, "a connection could not be opened");
-                self.failed(source.into(), is_refused);
+                self.failed(source.into(), proof);
             }
         }
     }
@@ -123,7 +123,7 @@ impl<M: Manage> PendingOpen<M> {
             wanted if wanted > state.opening => state.open_concurrency = (state.open_concurrency + 1).min(state.max),
             _ => {}
         }
-        let replaced = state.failure.take();
+        let replaced = (state.failure.take(), state.unheard.take());
         core.settle(state);
         wake(woken);
         drop(replaced);
@@ -132,14 +132,15 @@ impl<M: Manage> PendingOpen<M> {
 
     /// Accounts for the failure. Another opening follows for as long as somebody waits. If the server refuses, the
     /// prober's own connection may have taken the room, so that one is closed.
-    fn failed(mut self, cause: Source, is_refused: bool) {
+    fn failed(mut self, cause: Source, proof: Proof) {
         let core = Arc::clone(&self.core);
         let mut state = core.state.lock();
         if self.answered(&mut state) {
             core.set_back(&mut state);
-            if is_refused {
+            if proof == Proof::Refused {
                 state.forgo_spare();
             }
+            state.unheard = (proof == Proof::Silent).then(|| Source::clone(&cause));
             let replaced = state.failure.replace(cause);
             core.settle(state);
             drop(replaced);

@@ -31,6 +31,8 @@ pub(super) struct QueueState<M: Manage> {
     pub(super) next_spare: NextSpare,
     /// Whether an open connection has not answered a ping, and none has answered since.
     pub(super) is_silent: bool,
+    /// The silence that the last opening has met, until the prober has counted it.
+    pub(super) unheard: Option<Source>,
     /// The waiter who is given the borrowed connection after the ping. It waits for none that is yet to be opened.
     pub(super) heir: Option<Arc<QueuedWaiter<M>>>,
     /// How many openings are in flight.
@@ -123,6 +125,7 @@ impl<M: Manage> QueueState<M> {
             spare: None,
             next_spare: NextSpare::Now,
             is_silent: false,
+            unheard: None,
             heir: None,
             opening: 0,
             unanswered: None,
@@ -197,7 +200,7 @@ impl<M: Manage> QueueState<M> {
         for entry in std::mem::take(&mut self.idle).into_iter().chain(self.spare.take()) {
             self.part_with(entry, cause);
         }
-        (self.next_spare, self.is_silent) = (NextSpare::Now, false);
+        (self.next_spare, self.is_silent, self.unheard) = (NextSpare::Now, false, None);
         self.let_down()
     }
 
