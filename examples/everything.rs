@@ -72,7 +72,7 @@ async fn main() -> anyhow::Result<()> {
 }
 
 /// The pool holds it weakly, and would forget it if it was dropped before.
-static CLIENT: LazyLock<Arc<&str>> = LazyLock::new(|| Arc::new("a client of the program's own"));
+static CLIENT: LazyLock<Arc<String>> = LazyLock::new(|| Arc::new("a client of its own".to_owned()));
 
 /// A step has half a second, and one of the tasks or the databases 2 s.
 fn options() -> Options {
