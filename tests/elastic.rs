@@ -157,6 +157,11 @@ fn threads_have_the_same_verbs() {
     assert_eq!(elastic.search::<Bar>("threads", &json!({})).unwrap().total, Some(2));
     let pages: Result<Vec<_>, Error> = elastic.scroll::<Bar>("threads", &json!({ "size": 1 }), 9).unwrap().collect();
     assert_eq!(pages.unwrap().len(), 2);
+    // A thread that must not block is told so once.
+    let mut scroll = elastic.scroll::<Bar>("threads", &json!({ "size": 1 }), 9).unwrap();
+    let alone = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let told: Vec<_> = alone.block_on(async { scroll.by_ref().take(3).collect() });
+    assert!(matches!(told[..], [Err(Error::InAsyncContext { .. })]), "{told:?}");
     let counted: Value = elastic.ask(elastic.request("GET".parse().unwrap(), "/threads/_count")).unwrap();
     assert_eq!(counted["count"], 2);
     assert!(elastic.delete("threads", "a").unwrap());
@@ -166,7 +171,6 @@ fn threads_have_the_same_verbs() {
     assert_eq!(kind(&scoped.get::<Bar>("threads", "a").unwrap_err()), "index_not_found_exception");
     assert!(scoped.close().unwrap().all_closed());
     // A thread that polls a current-thread runtime must not block.
-    let alone = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let error = alone.block_on(async { elastic.refresh("threads").unwrap_err() });
     assert!(matches!(error, Error::InAsyncContext { .. }), "{error}");
     assert!(pool.close_all().unwrap().all_closed());

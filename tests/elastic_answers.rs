@@ -260,6 +260,14 @@ async fn a_wrong_login_is_told_at_once_and_shown_nowhere() {
     assert!(search().await.to_string().contains("502 Bad Gateway: \"no JSON"));
     let error = search().await;
     assert!(error.to_string().contains("exception: all shards failed: over 10000"), "{error}");
+    // A document whose id is a secret may be missing as any other.
+    let missing = |told: Value| Recorded::Json(404, told);
+    script.then([
+        missing(json!({ "_index": "bars", "_id": "p4ssw0rd", "found": false })),
+        missing(json!({ "_index": "bars", "_id": "p4ssw0rd", "result": "not_found" })),
+    ]);
+    assert_eq!(elastic.get::<Value>("bars", "p4ssw0rd").within(SOON).await.unwrap(), None);
+    assert!(!elastic.delete("bars", "p4ssw0rd").within(SOON).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

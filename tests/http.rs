@@ -468,7 +468,8 @@ async fn a_server_that_falls_silent_ends_requests_and_bodies_by_the_read_timeout
     // A search by POST does no harm twice.
     let error = http.post("/hangs").idempotent(true).send().within(SOON).await.unwrap_err();
     assert!(matches!(error, Error::Timeout(_)), "{error:?}");
-    let error = http.get("/stalls").send().within(SOON).await.unwrap().bytes().within(SOON).await.unwrap_err();
+    let stalled = async { http.get("/stalls").send().await?.bytes().await };
+    let error = stalled.within(SOON).await.unwrap_err();
     assert!(matches!(error, Error::Timeout(_)), "{error:?}");
     let error = http.get("/hangs").timeout(Duration::from_millis(20)).send().within(SOON).await.unwrap_err();
     assert!(matches!(error, Error::Timeout(_)), "{error:?}");

@@ -760,6 +760,11 @@ fn the_environment_has_openais_names() {
         "Bearer k3y \"m\""
     );
     assert_eq!(answer(&[("OPENAI_BASE_URL", &*url), ("OPENAI_API_KEY_FILE", file)], None), "Bearer of-a-file null");
+    // The headers of the file are those of its own server.
+    let text = "[llm]\nbase_url = 'http://127.0.0.1:1'\nheaders = { Authorization = 'k3y' }";
+    let builder = blocking::ResourcePool::builder().environment([("OPENAI_BASE_URL", &*url)]).config_str(text);
+    let pool: blocking::ResourcePool = builder.options(unhurried()).build().unwrap();
+    assert_eq!(pool.llm().unwrap().chat(ChatRequest::user("x")).unwrap().text(), "none null");
     assert_eq!(answer(&[("OPENAI_BASE_URL", &*url)], None), "none null");
     let named = [("RESOURCE_POOL_LLM_DESK_BASE_URL", &*url), ("RESOURCE_POOL_LLM_DESK_API_KEY", "of-the-desk")];
     assert_eq!(answer(&named, Some("desk")), "Bearer of-the-desk null");

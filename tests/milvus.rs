@@ -149,7 +149,7 @@ async fn an_answer_that_proves_nothing_is_told() {
             0 => r#"{"code":200,"data":[]}"#.into_response(),
             1 => Redirect::to("/login").into_response(),
             2 => "<html>log in</html>".into_response(),
-            3 => (StatusCode::BAD_GATEWAY, "<html>").into_response(),
+            3 => (StatusCode::BAD_GATEWAY, r#"{"code":200}"#).into_response(),
             4 => r#"{"code":200}"#.into_response(),
             _ => (StatusCode::NOT_FOUND, "<html>").into_response(),
         };

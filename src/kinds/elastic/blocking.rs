@@ -231,10 +231,7 @@ impl<T: DeserializeOwned> Iterator for Scroll<T> {
     fn next(&mut self) -> Option<Self::Item> {
         let session = self.scroll.session();
         let page = session.requests.wait(self.scroll.next());
-        page.unwrap_or_else(|error| {
-            // A loop that goes on after an error comes to an end.
-            self.scroll.end();
-            Some(Err(error))
-        })
+        // The scroll ends here, whether a parent has it or this thread must not block. No iterator goes on for ever.
+        page.unwrap_or_else(|error| self.scroll.end().then_some(Err(error)))
     }
 }

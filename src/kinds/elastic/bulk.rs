@@ -86,7 +86,10 @@ impl BulkWriter {
             turn: Arc::default(),
             buffer: SyncMutex::new(BulkBuffer::new(limits, busy)),
         });
-        session.writers.add(&state);
+        // In a forked child a thread of the parent may hold the lock for ever.
+        if session.requests.link().check_process().is_ok() {
+            session.writers.add(&state);
+        }
         BulkWriter { state: ForkGuarded::new(state) }
     }
 

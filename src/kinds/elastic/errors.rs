@@ -112,14 +112,16 @@ impl MissingDocument {
 
 impl From<&HttpStatusError> for ElasticError {
     fn from(status: &HttpStatusError) -> Self {
-        let told = serde_json::from_str(&status.body).map(|Envelope { error }| error);
-        let mut told: ToldError = told
+        let told = |body: &str| serde_json::from_str(body).map(|Envelope { error }| error);
+        let mut shown: ToldError = told(&status.body)
             .unwrap_or_else(|_another_form| ToldError { reason: Some(status.body.clone()), ..ToldError::default() });
-        let kind = std::mem::take(&mut told.kind);
+        // Where the words are withheld, the server's name for the error is none of them.
+        let raw = told(status.raw.expose()).ok().map(|raw| raw.kind).filter(|kind| kind.ends_with("_exception"));
+        let kind = raw.unwrap_or_else(|| std::mem::take(&mut shown.kind));
         ElasticError {
             status: status.status,
             kind,
-            reason: told.reason(),
+            reason: shown.reason(),
             retry_after: status.retry_after,
             is_missing_document: MissingDocument::is_told(status),
         }

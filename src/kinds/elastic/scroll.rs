@@ -157,9 +157,11 @@ impl<T: DeserializeOwned> Scroll<T> {
 }
 
 impl<T> Scroll<T> {
-    /// Ends it, so that no page comes any more.
-    pub(super) fn end(&mut self) {
+    /// Ends it, so that no page comes any more. Answers whether it was still open.
+    pub(super) fn end(&mut self) -> bool {
+        let was_open = self.open.is_some() || self.first.is_some() || self.lost_page;
         (self.open, self.first, self.lost_page) = (None, None, false);
+        was_open
     }
 
     pub(super) fn session(&self) -> Arc<ElasticSession> {

@@ -91,7 +91,10 @@ pub(super) fn answered(error: Error) -> Error {
     let Error::Operation { resource, action, source } = &error else { return error };
     let Some(status) = source.downcast_ref::<HttpStatusError>() else { return error };
     let told = |body: &str| serde_json::from_str::<MilvusAnswer<IgnoredAny>>(body);
-    let Ok(MilvusAnswer { code, .. }) = told(status.raw.expose()) else { return error };
+    // Something before the server has changed the status of an answer that is none of its errors.
+    let Some(code) = told(status.raw.expose()).ok().map(|answer| answer.code).filter(|code| *code != DONE) else {
+        return error;
+    };
     // Words with a secret in them have left a note in the place of the body.
     let message = told(&status.body).map_or_else(|_withheld| status.body.clone(), |answer| answer.message);
     let source = Arc::new(MilvusError::new(code, message));

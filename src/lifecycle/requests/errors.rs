@@ -33,9 +33,10 @@ pub struct HttpStatusError {
 
 impl HttpStatusError {
     /// The error of this status, with the body as it came.
-    pub(crate) fn new(status: StatusCode, raw: String, secrets: &[&str]) -> Self {
+    pub(crate) fn new(status: StatusCode, mut raw: String, secrets: &[&str]) -> Self {
         let mut body = redacted(&*raw, true, secrets, &[]).to_string();
         body.truncate(body.floor_char_boundary(LONGEST_BODY));
+        raw.truncate(raw.floor_char_boundary(2 * LONGEST_BODY));
         HttpStatusError { status, retry_after: None, body, raw: raw.into() }
     }
 
