@@ -207,7 +207,6 @@ async fn an_answer_that_is_an_error_tells_its_fault_and_cuts_nothing() {
     let chroma = pool.chroma().await.unwrap();
     let before = state(&pool);
     let vector = [1.0, 0.0, 0.0];
-    let long = "x".repeat(41 << 20);
     let errors = [
         (chroma.create("faulty").within(SOON).await.map(drop), ChromaFault::Exists, "already exists"),
         (chroma.collection("nobody").within(SOON).await.map(drop), ChromaFault::NotFound, "nobody"),
@@ -217,11 +216,6 @@ async fn an_answer_that_is_an_error_tells_its_fault_and_cuts_nothing() {
             bars.upsert(&[ChromaRecord::new("d", &[1.0])]).within(SOON).await,
             ChromaFault::Invalid,
             "dimension of 3, got 1",
-        ),
-        (
-            bars.upsert(&[ChromaRecord::new("d", &vector).document(&long)]).within(SOON).await,
-            ChromaFault::Invalid,
-            "Payload too large",
         ),
         (bars.upsert(&[ChromaRecord::new("d", &[f32::NAN, 0.0, 0.0])]).within(SOON).await, ChromaFault::Invalid, ""),
         (bars.query(ChromaQuery::new(&[1.0], 1)).within(SOON).await.map(drop), ChromaFault::Invalid, "got 1"),
@@ -235,6 +229,13 @@ async fn an_answer_that_is_an_error_tells_its_fault_and_cuts_nothing() {
         let error = answer.expect_err(words);
         assert!(told(&error).fault == fault && error.to_string().contains(words), "{words}: {error}");
         assert!(!error.is_transient(), "{error}");
+    }
+    // The server does not read a payload that is too large. Its answer may be lost as it closes the connection.
+    let long = "x".repeat(41 << 20);
+    let error = bars.upsert(&[ChromaRecord::new("d", &vector).document(&long)]).within(SOON).await.unwrap_err();
+    if !matches!(error, Error::Lost { .. }) {
+        assert_eq!(told(&error).fault, ChromaFault::Invalid, "{error}");
+        assert!(error.to_string().contains("Payload too large"), "{error}");
     }
     // A name that would lead elsewhere is not sent.
     for name in ["", ".", ".."] {

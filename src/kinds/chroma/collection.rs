@@ -38,7 +38,8 @@ impl ChromaCollection {
     }
 
     /// Stores records, all of them or none. A record takes the place of one of the same id. Without records nothing is
-    /// sent. The server takes 40 MiB at a time, as JSON.
+    /// sent. The server takes 40 MiB at a time, as JSON. It refuses more than that by 413, or by closing the connection,
+    /// which is an [`Error::Lost`].
     ///
     /// # Errors
     /// Those of [`query`](Self::query).
