@@ -157,6 +157,15 @@ pub(crate) const POSTGRES: Program = Program {
     ],
     source: Source::Apt("postgresql"),
 };
+pub(crate) const PG_BASEBACKUP: Program = Program {
+    name: "pg_basebackup",
+    places: &[
+        "/usr/lib/postgresql/15/bin/pg_basebackup",
+        "/usr/lib/postgresql/16/bin/pg_basebackup",
+        "/usr/lib/postgresql/17/bin/pg_basebackup",
+    ],
+    source: Source::Apt("postgresql"),
+};
 pub(crate) const PSQL: Program = Program {
     name: "psql",
     places: &["/usr/lib/postgresql/15/bin/psql", "/usr/lib/postgresql/16/bin/psql", "/usr/lib/postgresql/17/bin/psql"],

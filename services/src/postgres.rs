@@ -21,12 +21,14 @@ const PATIENCE: &str = "5";
 pub(crate) struct Postgres {
     /// The folder of the server's programs. `None` for those of the distribution.
     programs: Option<PathBuf>,
+    /// The primary that this server is a standby of.
+    primary: Option<Address>,
 }
 
 impl Postgres {
     /// The server whose programs are in this folder.
     pub(crate) fn of(programs: &Path) -> Self {
-        Postgres { programs: Some(programs.to_owned()) }
+        Postgres { programs: Some(programs.to_owned()), primary: None }
     }
 
     /// The path of one of the server's programs.
@@ -56,6 +58,13 @@ impl Server for Postgres {
         let password = dir.join("password");
         write(&password, PASSWORD, 0o600)?;
         own(dir)?;
+        if let Some(primary) = &self.primary {
+            let mut copy = command(self.program(&install::PG_BASEBACKUP, "pg_basebackup")?, dir);
+            copy.args(["-h", &primary.host, "-p", &primary.port.to_string(), "-U", SUPERUSER, "-w", "-D"])
+                .arg(data(dir));
+            copy.args(["-R", "-X", "stream", "-c", "fast", "--no-sync"]).env("PGPASSWORD", PASSWORD);
+            return run("pg_basebackup", &mut copy, "").map(drop);
+        }
         let mut init = command(self.program(&install::INITDB, "initdb")?, dir);
         init.args(["-U", SUPERUSER, "-A", "scram-sha-256", "-E", "UTF8", "--locale=C", "--no-sync", "-D"]);
         init.arg(data(dir)).arg("--pwfile").arg(&password);
@@ -144,6 +153,21 @@ impl Service {
     pub fn postgres(&self) -> Result<View<'_>, Error> {
         Ok(View { site: self.site(Kind::Postgres)? })
     }
+
+    /// Starts a standby of this PostgreSQL, which must have no TLS. From then on the primary answers a commit only once
+    /// the standby has it, so that a promotion loses nothing that was acknowledged.
+    ///
+    /// # Errors
+    /// If this is no PostgreSQL, or the standby does not get ready.
+    pub fn start_standby(&self) -> Result<Service, Error> {
+        let view = self.postgres()?;
+        let primary = self.site(Kind::Postgres)?.address.clone();
+        let recipe = || Box::new(Postgres { programs: None, primary: Some(primary.clone()) }) as Box<dyn Server>;
+        let standby = Service::start_as(Kind::Postgres, None, recipe)?;
+        view.query("ALTER SYSTEM SET synchronous_standby_names = '*'")?;
+        view.query("SELECT pg_reload_conf()")?;
+        Ok(standby)
+    }
 }
 
 /// The server side of a PostgreSQL, seen by its superuser, who may connect even if the server has no room for others.
@@ -177,6 +201,14 @@ impl View<'_> {
     /// As [`query`](View::query).
     pub fn may_log_in(&self, may: bool) -> Result<(), Error> {
         self.alter(if may { "LOGIN" } else { "NOLOGIN" })
+    }
+
+    /// Makes a standby the primary, which answers alone from then on. Returns once it takes writes.
+    ///
+    /// # Errors
+    /// As [`query`](View::query).
+    pub fn promote(&self) -> Result<(), Error> {
+        self.query("SELECT pg_promote()").map(drop)
     }
 
     fn alter(&self, how: &str) -> Result<(), Error> {

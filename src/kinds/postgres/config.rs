@@ -12,12 +12,13 @@ use crate::base::millis;
 use crate::base::secret::{Secret, SecretFile};
 use crate::base::setters::setters;
 use crate::kinds::postgres::PostgresResource;
+use crate::kinds::postgres::hosts::{LastServer, PostgresServer, PostgresTarget, split};
 use crate::kinds::sql::{Hooked, OnConnect, Pooling, SHARED_SCHEMES, SqlConfig, pooling};
 use crate::lifecycle::kind::KindConfig;
 use crate::net::checks::Checks;
 use crate::net::parts::{Names, Part};
 use crate::net::tls::{Tls, TlsOptions};
-use crate::net::url::{ParsedUrl, host, host_port, port};
+use crate::net::url::{ParsedUrl, host, port};
 
 const SCHEMES: [&str; 2] = ["postgres", "postgresql"];
 
@@ -29,14 +30,20 @@ const SCHEMES: [&str; 2] = ["postgres", "postgresql"];
 #[non_exhaustive]
 pub struct PostgresConfig {
     /// `postgres://user:password@host:port/database`, instead of the parts. A part that the URL does not name keeps its
-    /// own field, but the port is 5432. Parameters: `sslmode`, where `require`, `verify-ca` and `verify-full` all
-    /// check the server's certificate and name, and `disable` is plain; `sslrootcert`, `sslcert`, `sslkey`; and
-    /// `application_name`. Environment: `POSTGRES_URL`, and `DATABASE_URL` where it has this scheme.
+    /// own field, but the port is 5432. There may be several hosts, as in `h1:5432,h2`. Parameters: `sslmode`, where
+    /// `require`, `verify-ca` and `verify-full` all check the server's certificate and name, and `disable` is plain;
+    /// `sslrootcert`, `sslcert`, `sslkey`; `target_session_attrs` for `target`; and `application_name`. Environment: `POSTGRES_URL`, and `DATABASE_URL` where it has this scheme.
     pub url: Option<Secret>,
     /// Defaults to `localhost`. Environment: `POSTGRES_HOST`.
     pub host: String,
     /// Defaults to 5432. Environment: `POSTGRES_PORT`.
     pub port: u16,
+    /// Further servers of the same cluster, each `host` or `host:port`. A connection is opened to the one that fits
+    /// `target`. Defaults to none.
+    pub hosts: Vec<String>,
+    /// The role of the servers that connections are opened to. Defaults to any if there is one server, and to the primary
+    /// if there are several.
+    pub target: Option<PostgresTarget>,
     /// Defaults to `postgres`. Environment: `POSTGRES_USER`.
     pub user: String,
     /// Defaults to none. Environment: `POSTGRES_PASSWORD`.
@@ -75,6 +82,8 @@ pub struct PostgresConfig {
     /// A hook that runs on each connection once it is open. It can be set only in code. Defaults to nothing.
     #[serde(skip)]
     pub on_connect: Option<OnConnect<Postgres>>,
+    #[serde(skip)]
+    pub(super) last: LastServer,
 }
 
 impl Default for PostgresConfig {
@@ -83,6 +92,8 @@ impl Default for PostgresConfig {
             url: None,
             host: "localhost".to_owned(),
             port: 5432,
+            hosts: Vec::new(),
+            target: None,
             user: "postgres".to_owned(),
             password: None,
             password_file: None,
@@ -97,6 +108,7 @@ impl Default for PostgresConfig {
             test_idle_after: Duration::ZERO,
             tls: None,
             on_connect: None,
+            last: LastServer::default(),
         }
     }
 }
@@ -172,8 +184,12 @@ impl PostgresConfig {
             ("sslcert", _) => self.tls.get_or_insert_default().cert_file = file(),
             ("sslkey", _) => self.tls.get_or_insert_default().key_file = file(),
             ("application_name", _) => value.clone_into(&mut self.application_name),
+            ("target_session_attrs", _) => {
+                let problem = "has a target_session_attrs that is none of any, primary, standby and prefer-standby";
+                self.target = Some(PostgresTarget::named(value).ok_or_else(|| Error::config(key, problem))?);
+            }
             _ => {
-                let known = "sslmode, sslrootcert, sslcert, sslkey, application_name";
+                let known = "sslmode, sslrootcert, sslcert, sslkey, application_name, target_session_attrs";
                 return Err(Error::config(key, format!("has the unknown parameter `{name}`; there are {known}")));
             }
         }
@@ -182,6 +198,24 @@ impl PostgresConfig {
 }
 
 impl PostgresConfig {
+    /// Sets the further servers of the same cluster.
+    pub fn hosts<H: Into<String>>(mut self, hosts: impl IntoIterator<Item = H>) -> Self {
+        self.hosts = hosts.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// The servers, of which `host` is the first. One that cannot be parsed was refused before.
+    pub(super) fn servers(&self) -> Vec<PostgresServer> {
+        let first = PostgresServer { host: self.host.clone(), port: self.port };
+        let further = self.hosts.iter().filter_map(|text| PostgresServer::parse("", text).ok());
+        [first].into_iter().chain(further).collect()
+    }
+
+    pub(super) fn sought(&self) -> PostgresTarget {
+        let is_alone = self.hosts.is_empty();
+        self.target.unwrap_or(if is_alone { PostgresTarget::Any } else { PostgresTarget::Primary })
+    }
+
     setters! {
         plain {
             /// Sets after how much idleness a connection is tested in the background. Zero switches that off.
@@ -208,6 +242,8 @@ impl PostgresConfig {
         optional {
             /// Sets the password.
             password: Secret,
+            /// Sets the role of the servers that connections are opened to.
+            target: PostgresTarget,
         }
     }
 }
@@ -216,9 +252,10 @@ impl SqlConfig<Postgres> for PostgresConfig {
     /// The options that sqlx connects with. From the environment sqlx takes `PGOPTIONS` and, where no file is given,
     /// the files of TLS.
     fn options(&self) -> PgConnectOptions {
+        let server = self.last.of(self.servers());
         let options = PgConnectOptions::new_without_pgpass()
-            .host(&self.host)
-            .port(self.port)
+            .host(&server.host)
+            .port(server.port)
             .username(&self.user)
             .password(self.password.as_ref().map_or("", Secret::expose))
             .database(&self.database)
@@ -255,7 +292,8 @@ impl SqlConfig<Postgres> for PostgresConfig {
 
     fn endpoint(&self) -> String {
         let database = percent_encoding::utf8_percent_encode(&self.database, percent_encoding::NON_ALPHANUMERIC);
-        format!("postgres://{}/{database}", host_port(&self.host, self.port))
+        let servers: Vec<_> = self.servers().iter().map(ToString::to_string).collect();
+        format!("postgres://{}/{database}", servers.join(","))
     }
 }
 
@@ -294,6 +332,8 @@ impl KindConfig for PostgresConfig {
 
     fn forget_login(&mut self) {
         (self.user, self.password) = (PostgresConfig::default().user, None);
+        // They are of another cluster than the URL that takes the place of all this.
+        self.hosts.clear();
     }
 
     fn forget_password(&mut self) -> bool {
@@ -321,7 +361,11 @@ impl KindConfig for PostgresConfig {
 
     fn take_apart(&mut self, key: &str) -> Result<(), Error> {
         let Some(url) = self.url.take() else { return Ok(()) };
-        let url = ParsedUrl::new(key, &url, &SCHEMES)?;
+        let (url, further) = split(url.expose());
+        let url = ParsedUrl::new(key, &url.into(), &SCHEMES)?;
+        if !further.is_empty() {
+            self.hosts = further;
+        }
         self.host = url.host().to_owned();
         self.port = url.port().unwrap_or(5432);
         if let Some(user) = url.user(key)? {
@@ -344,6 +388,9 @@ impl KindConfig for PostgresConfig {
     fn check(&mut self, name: &str) -> Result<(), Error> {
         let checks = Checks(name);
         checks.place(&mut self.host, self.port)?;
+        for text in &self.hosts {
+            PostgresServer::parse(&format!("{name}.hosts"), text)?;
+        }
         checks.counts(&[("pool_size", self.pool_size as usize), ("max_overflow", self.pooling().max())])?;
         let texts = [("user", &self.user), ("database", &self.database), ("application_name", &self.application_name)];
         for (field, text) in texts {

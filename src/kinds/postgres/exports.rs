@@ -2,7 +2,7 @@
 
 /// The names at the crate's root.
 pub(crate) mod root {
-    pub use crate::kinds::postgres::{Postgres, PostgresHandle, PostgresResource, PostgresTransaction};
+    pub use crate::kinds::postgres::{Postgres, PostgresHandle, PostgresResource, PostgresTarget, PostgresTransaction};
 }
 
 /// The names in `resource_pool::blocking`.

@@ -5,13 +5,17 @@ mod config;
 mod effect;
 mod errors;
 pub(crate) mod exports;
+mod hosts;
 
-use sqlx::postgres::{PgDatabaseError, PgSeverity};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgDatabaseError, PgSeverity};
 
 pub use self::config::PostgresConfig;
+pub use self::hosts::PostgresTarget;
+use crate::base::error::Failure;
 use crate::kinds::sql::{
     Aborted, SqlEffect, SqlGuard, SqlHandle, SqlKind, SqlResource, SqlTransaction, runs_on_the_driver,
 };
+use crate::lifecycle::link::Link;
 
 /// A PostgreSQL connection of one's own, until it drops. `&mut` of it is an [`Executor`](sqlx::Executor), so that
 /// [`query`](sqlx::query()), [`query_as`](sqlx::query_as()) and the macros work on it. [`SqlGuard`] has its methods.
@@ -62,6 +66,15 @@ impl SqlKind for sqlx::Postgres {
         let said = error.as_database_error().and_then(|said| said.try_downcast_ref::<PgDatabaseError>());
         let is_fatal = said.is_some_and(|said| matches!(said.severity(), PgSeverity::Fatal | PgSeverity::Panic));
         is_fatal || matches!(error, sqlx::Error::Protocol(_))
+    }
+
+    async fn open(
+        config: &PostgresConfig,
+        options: &PgConnectOptions,
+        link: &Link,
+        (): &(),
+    ) -> Result<PgConnection, Failure> {
+        hosts::open(config, options, link.connect_timeout).await
     }
 
     runs_on_the_driver!();

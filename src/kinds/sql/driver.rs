@@ -68,9 +68,8 @@ impl<D: SqlKind> Manage for SqlDriver<D> {
         let companion = D::Companion::new(&switch, self.config.operation_timeout());
         let options = renewed.as_ref().unwrap_or(&self.options);
         let mut driver = D::open(&self.config, options, &self.link, &companion).await?;
-        if let Some(renewed) = renewed {
-            self.raw_pool.set_options(renewed);
-        }
+        // The password may be another one by now, and so may the server.
+        self.raw_pool.set_options(config.options());
         if let Some(hook) = self.config.on_connect() {
             hook.run(&mut driver).await.map_err(|error| match Error::behind(&error) {
                 Some(panicked) => Failure::transient(panicked.clone()),
