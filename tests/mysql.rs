@@ -572,6 +572,21 @@ async fn a_statement_that_begins_a_transaction_is_read_for_what_else_it_does() {
     assert_ne!(pid(&mut within(SOON, pool.mysql()).await.unwrap()).await, first);
 }
 
+/// A number by which the server tells that it could not read a statement, or not write the answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_on_which_the_server_could_not_read_or_write_is_not_used_again() {
+    let pool = sized(shared(Kind::MySql), 1, 0);
+    for number in 1153..=1161 {
+        let mut mysql = within(SOON, pool.mysql()).await.unwrap();
+        let first = pid(&mut mysql).await;
+        undoes(&mut mysql.begin().await.unwrap(), number).await;
+        let refused = sqlx::query("SELECT 1").execute(&mut mysql).await.unwrap_err();
+        assert!(behind(&refused).to_string().contains("acquire another one"), "{number}: {refused}");
+        drop(mysql);
+        assert_ne!(pid(&mut within(SOON, pool.mysql()).await.unwrap()).await, first, "{number}");
+    }
+}
+
 /// The server may end the connection after that answer, so the connection is not used again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_statement_that_is_too_large_is_told_as_that() {

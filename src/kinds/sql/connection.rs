@@ -201,7 +201,7 @@ impl<D: SqlKind> Line<D> {
     }
 }
 
-/// Stops the call when it drops while its answer is awaited.
+/// Tells the companion that the call has ended as it drops, and stops the call if its answer is awaited then.
 pub(super) struct StopOnDrop<C: Companion> {
     companion: Arc<C>,
     pub(super) is_awaited: bool,
@@ -212,6 +212,7 @@ impl<C: Companion> Drop for StopOnDrop<C> {
         if self.is_awaited {
             self.companion.stop();
         }
+        self.companion.end();
     }
 }
 
@@ -247,7 +248,6 @@ impl<D: SqlKind> PendingCall<D> {
     /// Records the end of a call, and returns its answer. An error counts as an answer unless the connection was lost.
     pub(super) fn ended<T>(mut self, line: &mut Line<D>, answer: sqlx::Result<T>) -> sqlx::Result<T> {
         self.stop.is_awaited = false;
-        line.companion.end();
         match answer {
             Err(error) if is_loss(&error) || D::is_farewell(&error) => {
                 line.lost_track = true;

@@ -84,7 +84,8 @@ impl<D: SqlKind> Stream for Steps<'_, D> {
         let Some(call) = &mut me.call else { return Poll::Ready(None) };
         let step = me.steps.as_mut().poll_next(context);
         // A stream may drop between two rows. Behind a result, and behind a row of several statements, the driver still
-        // awaits an answer. SQLite goes on to the next row of a single statement, and ends there.
+        // awaits an answer. SQLite goes on to the next row of a single statement, and ends there. The next call waits
+        // for that, so its own limit holds for both.
         let is_row = matches!(step, Poll::Ready(Some(Ok(Either::Right(_)))));
         call.stop.is_awaited = call.is_several || !is_row;
         let step = match step {

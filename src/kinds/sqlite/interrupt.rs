@@ -42,7 +42,7 @@ pub(super) struct Opened {
     _awaited: CountedThread,
 }
 
-/// The state that SQLite's handlers read and write. They keep it until the driver's thread ends.
+/// The state that SQLite's handlers read and write. They keep it until the driver's thread closes the file.
 #[derive(Debug)]
 struct Signals {
     switch: KillSwitch,
@@ -56,7 +56,7 @@ struct Signals {
     is_left: AtomicBool,
     /// Whether SQLite has rolled back since the last transaction was begun.
     is_rolled_back: AtomicBool,
-    /// Counts the driver's thread, until it ends or the connection is its user's.
+    /// Counts the driver's thread, until it closes the file or the connection is its user's.
     running: Mutex<Option<CountedThread>>,
 }
 
@@ -71,15 +71,18 @@ impl Interrupt {
         handle: &mut LockedSqliteHandle<'_>,
         file: FileId,
         generation: u64,
-        threads: (CountedThread, CountedThread),
+        awaited: CountedThread,
     ) {
-        let (running, awaited) = threads;
-        *self.signals.running.lock() = Some(running);
         let signals = Arc::clone(&self.signals);
         handle.set_progress_handler(INSTRUCTIONS, move || signals.goes_on());
         let signals = Arc::clone(&self.signals);
         handle.set_rollback_hook(move || signals.is_rolled_back.store(true, Relaxed));
         let _nobody_else_sets_it = self.opened.set(Opened { file, generation, _awaited: awaited });
+    }
+
+    /// Keeps the count of the driver's thread.
+    pub(super) fn keep_thread(&self, running: CountedThread) {
+        *self.signals.running.lock() = Some(running);
     }
 
     /// The count of the driver's thread, for a task that waits for its end.

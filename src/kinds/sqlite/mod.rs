@@ -86,11 +86,13 @@ impl SqlKind for sqlx::Sqlite {
         link: &Link,
         interrupt: &Interrupt,
     ) -> Result<SqliteConnection, Failure> {
-        let OpenedFile { mut driver, id, threads } = open(config, options).await?;
-        let mut handle = driver.lock_handle().await.map_err(|error| config.failure(error))?;
-        interrupt.attach(&mut handle, id, link.generation(), threads);
+        let OpenedFile { mut connection, id, awaited } = open(config, options).await?;
+        let mut handle = connection.driver().lock_handle().await.map_err(|error| config.failure(error))?;
+        interrupt.attach(&mut handle, id, link.generation(), awaited);
         drop(handle);
-        read(&mut driver).await.map_err(|error| config.failure(error))?;
+        read(connection.driver()).await.map_err(|error| config.failure(error))?;
+        let (driver, running) = connection.into_parts();
+        interrupt.keep_thread(running);
         Ok(driver)
     }
 

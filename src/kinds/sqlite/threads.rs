@@ -36,7 +36,7 @@ impl DiskThreads {
         Ok((CountedThread::of(&self.running), awaited))
     }
 
-    fn abandoned(&self) -> usize {
+    pub(super) fn abandoned(&self) -> usize {
         self.running.load(Relaxed).saturating_sub(self.awaited.load(Relaxed))
     }
 }
@@ -82,8 +82,9 @@ mod tests {
         waits.truncate(FEW + 1);
         assert!(threads.begin(1).is_ok());
         waits.truncate(FEW);
-        let refused = threads.begin(FEW).unwrap_err().to_string();
-        assert!(refused.contains("disk hangs"), "{refused}");
+        let refused = threads.begin(FEW).unwrap_err();
+        assert!(refused.to_string().contains("disk hangs"), "{refused}");
+        assert_eq!(refused.proof().code(), "refused", "no connection is cut for it");
         assert!(threads.begin(FEW + 1).is_ok(), "more connections may leave more threads behind");
         hanging.pop();
         assert!(threads.begin(FEW).is_ok());
