@@ -846,6 +846,10 @@ fn keys_variables_and_urls_are_read_and_named() {
     let told = key(&[("DATABASE_URL", "oracle://desk:secret@localhost/quant")]);
     assert!(told.starts_with("DATABASE_URL: has a scheme that no kind reads") && told.contains("`mariadb:`"), "{told}");
     assert!(!told.contains("secret"), "{told}");
+    // Where the kind has its place from elsewhere, the URL is somebody else's.
+    let parts = [("DATABASE_URL", "oracle://localhost/quant"), ("MYSQL_HOST", "localhost"), ("MYSQL_PORT", "1")];
+    assert!(settled(&parts).to_string().contains("mysql://localhost:1"));
+    assert!(key(&[parts[0], parts[2]]).starts_with("DATABASE_URL: has a scheme"));
     #[cfg(not(feature = "sqlite"))]
     assert!(key(&[("DATABASE_URL", "sqlite:x")]).contains("needs the feature `sqlite`"));
     let told = settled(&[("DATABASE_URL", "mariadb://desk:secret@localhost:1/quant?ssl-mode=disabled")]).to_string();

@@ -9,7 +9,7 @@ use crate::base::error::Error;
 use crate::base::millis::{MILLIS, number};
 
 /// The URL that is read by the kind that its scheme names.
-const SHARED_URL: &str = "DATABASE_URL";
+pub(crate) const SHARED_URL: &str = "DATABASE_URL";
 /// The beginning of the variables that are read by the kind that [`SHARED_KIND`] names.
 const SHARED: &str = "DB_";
 const SHARED_KIND: &str = "DB_KIND";
@@ -60,16 +60,15 @@ impl Environment {
         if self.shared_by.is_empty() || word.as_deref().is_some_and(is_mine) {
             return Ok(value);
         }
-        if name == SHARED_URL {
-            self.check_scheme(word.unwrap_or_default().trim())?;
-        }
         tracing::debug!("{name} is left to another kind than {:?}", self.shared_by);
         Ok(None)
     }
 
-    /// Checks that the shared URL has a scheme that a kind reads. The message does not quote any other text, which may be
-    /// a secret.
-    fn check_scheme(&self, said: &str) -> Result<(), Error> {
+    /// Checks that the shared URL, if it is set, has a scheme that a kind reads. The message does not quote any other
+    /// text, which may be a secret.
+    pub(crate) fn check_shared_url(&self) -> Result<(), Error> {
+        let Some(url) = self.value(SHARED_URL)? else { return Ok(()) };
+        let said = url.split(':').next().unwrap_or_default().trim();
         match self.schemes.iter().find(|(scheme, ..)| scheme.eq_ignore_ascii_case(said)) {
             Some((_, _, true)) => Ok(()),
             Some((scheme, feature, false)) => {
@@ -165,7 +164,9 @@ mod tests {
         let read = |url: &str| {
             let environment = Environment::fixed([("DATABASE_URL".to_owned(), url.to_owned())]);
             let schemes = &[("mine", "a", true), ("other", "b", true), ("off", "c", false)];
-            environment.shared_by(&["mine"], schemes).get("DATABASE_URL").map_err(|error| error.to_string())
+            let environment = environment.shared_by(&["mine"], schemes);
+            let read = environment.get("DATABASE_URL").unwrap();
+            environment.check_shared_url().map(|()| read).map_err(|error| error.to_string())
         };
         assert_eq!(read("Mine://h").unwrap().as_deref(), Some("Mine://h"));
         assert_eq!(read("other://h"), Ok(None));
@@ -174,7 +175,8 @@ mod tests {
         let told = read("s3cret@h").unwrap_err();
         assert!(told.contains("`mine:`, `other:`") && !told.contains("`off:`") && !told.contains("s3cret"), "{told}");
         // A kind of a program's own may have any scheme.
-        let own = Environment::fixed([("DATABASE_URL".to_owned(), "oracle://h".to_owned())]);
-        assert_eq!(own.shared_by(&["mine"], &[]).get("DATABASE_URL").unwrap(), None);
+        let own = Environment::fixed([("DATABASE_URL".to_owned(), "oracle://h".to_owned())]).shared_by(&["mine"], &[]);
+        assert_eq!(own.get("DATABASE_URL").unwrap(), None);
+        assert!(own.check_shared_url().is_ok());
     }
 }

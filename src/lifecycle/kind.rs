@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 
 use crate::base::attribute;
-use crate::base::environment::Environment;
+use crate::base::environment::{Environment, SHARED_URL};
 use crate::base::error::{Error, Remedies};
 use crate::base::origins::Origins;
 use crate::base::secret::{Secret, SecretFile};
@@ -199,7 +199,8 @@ pub(crate) trait FromEnvironment: KindConfig {
     /// Lets these variables of the environment override TOML and the defaults, for the resource of this name.
     ///
     /// A URL replaces address, login and TLS, and the parts beside it only complete it. Without a URL, each part
-    /// replaces only itself, so the login and TLS of a URL in TOML stay.
+    /// replaces only itself, so the login and TLS of a URL in TOML stay. A shared URL whose scheme no kind reads is an
+    /// error, unless TOML, code or another variable says where this resource is.
     fn apply(
         &mut self,
         name: &str,
@@ -211,13 +212,7 @@ pub(crate) trait FromEnvironment: KindConfig {
         let [switch, files @ ..] = &variables.tls;
         let key = |field: &str| format!("{name}.{field}");
         let below = self.clone();
-        // A kind that has its place already has no use for a shared URL, and so no objection to its scheme.
-        let [(host, _), (place, _)] = [Part::Host, Part::Place].map(|part| parts[part as usize]);
-        // A file has no host.
-        let fields = [url_field, if host.is_empty() { place } else { host }];
-        let is_placed = origins.is_by_code(name) || fields.iter().any(|field| origins.has(name, field));
-        let schemes = if is_placed { &[] } else { Self::SHARED_SCHEMES };
-        let environment = &environment.shared_by(Self::SHARED_BY, schemes);
+        let environment = &environment.shared_by(Self::SHARED_BY, Self::SHARED_SCHEMES);
         let url = variables.url(environment)?;
         let is_named = |part: Part| url.as_ref().is_some_and(|(_, url)| part.is_named_by(url));
         let mut said = Vec::new();
@@ -233,6 +228,18 @@ pub(crate) trait FromEnvironment: KindConfig {
         let more = variables.more(environment)?;
         let on = environment.switch(switch)?;
         let tls_by_file = environment.first(files)?.is_some();
+        if url.is_none()
+            && variables.all().any(|variable| variable == SHARED_URL)
+            && let Err(error) = environment.check_shared_url()
+        {
+            // A file has no host.
+            let place = if parts[Part::Host as usize].0.is_empty() { Part::Place } else { Part::Host };
+            let is_noted = [url_field, parts[place as usize].0].iter().any(|field| origins.has(name, field));
+            if !is_noted && !origins.is_by_code(name) && said.iter().all(|(part, ..)| *part != place) {
+                return Err(error);
+            }
+            tracing::warn!("{error}; `{name}` has its place elsewhere, and goes without it");
+        }
         match &url {
             Some((variable, url)) => {
                 self.forget_login();
