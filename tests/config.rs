@@ -1398,6 +1398,7 @@ fn config_every_field_has_a_setter() {
         let config = PostgresConfig::url("postgres://h").host("h").port(1).user("u").password("p").password_file("f");
         let config = config.database("d").application_name("n").pool_size(1).max_overflow(2).pool_timeout(time);
         let config = config.pool_recycle(time).pre_ping(false).overflow_timeout(time).tls(tls());
+        let config = config.hosts(["h2"]).target(resource_pool::PostgresTarget::Any);
         let config = config.test_idle_after(time).on_connect(|_| Box::pin(async { Ok(()) }));
         all_are_set(&config, &PostgresConfig::default(), &[]);
     }

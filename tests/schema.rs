@@ -150,6 +150,7 @@ fn example(section: &str, key: &str, shape: &Shape) -> Value {
         ("llm", "base_url") => json!("https://api.openai.com/v1"),
         ("chroma", "url") => json!("http://localhost:8000"),
         ("milvus", "url") => json!("http://localhost:19530"),
+        ("postgres", "target") => json!("primary"),
         (_, "health_url") => json!("/health"),
         (_, "proxy") => json!("http://proxy.desk:3128"),
         (_, "password") => json!("${PASSWORD}"),

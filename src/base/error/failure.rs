@@ -115,6 +115,11 @@ impl Failure {
         self.proof() == Proof::Unasked
     }
 
+    /// Whether the server has given no answer, so that it may be dead. Everything else shows that it lives, or nothing.
+    pub fn is_silence(&self) -> bool {
+        self.proof() == Proof::Silent
+    }
+
     /// The proof that this failed ping is. A failure of this process itself proves nothing about a server, whatever the
     /// resource says.
     pub(crate) fn proof(&self) -> Proof {

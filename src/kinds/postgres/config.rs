@@ -1,5 +1,6 @@
 //! The configuration of a PostgreSQL: its fields, their defaults, their environment variables, and the checks.
 
+use std::fmt;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -24,7 +25,7 @@ const SCHEMES: [&str; 2] = ["postgres", "postgresql"];
 
 /// How to reach a PostgreSQL; `[postgres]` or `[named.postgres.NAME]` in TOML. The options of its connections have
 /// SQLAlchemy's names.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Clone, PartialEq, Deserialize)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
@@ -84,6 +85,55 @@ pub struct PostgresConfig {
     pub on_connect: Option<OnConnect<Postgres>>,
     #[serde(skip)]
     pub(super) last: LastServer,
+}
+
+impl fmt::Debug for PostgresConfig {
+    /// Leaves out what is no option.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let PostgresConfig {
+            url,
+            host,
+            port,
+            hosts,
+            target,
+            user,
+            password,
+            password_file,
+            database,
+            application_name,
+            pool_size,
+            max_overflow,
+            pool_timeout,
+            pool_recycle,
+            pre_ping,
+            overflow_timeout,
+            test_idle_after,
+            tls,
+            on_connect,
+            last: _,
+        } = self;
+        f.debug_struct("PostgresConfig")
+            .field("url", url)
+            .field("host", host)
+            .field("port", port)
+            .field("hosts", hosts)
+            .field("target", target)
+            .field("user", user)
+            .field("password", password)
+            .field("password_file", password_file)
+            .field("database", database)
+            .field("application_name", application_name)
+            .field("pool_size", pool_size)
+            .field("max_overflow", max_overflow)
+            .field("pool_timeout", pool_timeout)
+            .field("pool_recycle", pool_recycle)
+            .field("pre_ping", pre_ping)
+            .field("overflow_timeout", overflow_timeout)
+            .field("test_idle_after", test_idle_after)
+            .field("tls", tls)
+            .field("on_connect", on_connect)
+            .finish()
+    }
 }
 
 impl Default for PostgresConfig {

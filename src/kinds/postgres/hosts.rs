@@ -12,7 +12,7 @@ use serde::Deserialize;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions as _, Connection as _};
 
-use crate::base::error::{Error, Failure, Proof};
+use crate::base::error::{Error, Failure};
 use crate::base::runtime::within;
 use crate::kinds::postgres::config::PostgresConfig;
 use crate::kinds::sql::SqlConfig as _;
@@ -200,7 +200,7 @@ async fn ask(
 }
 
 fn none_fits(target: PostgresTarget, failures: Vec<(&PostgresServer, Failure)>) -> Failure {
-    let is_silent = failures.iter().any(|(_, failure)| failure.proof() == Proof::Silent);
+    let is_silent = failures.iter().any(|(_, failure)| failure.is_silence());
     let is_permanent = failures.iter().all(|(_, failure)| failure.is_permanent());
     let is_full = failures.iter().any(|(_, failure)| failure.is_full);
     let told: Vec<_> = failures.into_iter().map(|(server, failure)| format!("{server}: {failure}")).collect();
@@ -233,10 +233,10 @@ mod tests {
         let [one, two] = &servers;
         let standby = || Failure::refused("it is a standby");
         let all = none_fits(PostgresTarget::Primary, vec![(one, standby()), (two, standby())]);
-        assert_eq!((all.proof(), all.is_permanent()), (Proof::Refused, false));
+        assert!(!all.is_silence() && !all.is_unasked() && !all.is_permanent());
         assert!(all.to_string().contains("no primary can be reached: h1:5432: it is a standby; h2:5432"), "{all}");
         let silent = none_fits(PostgresTarget::Primary, vec![(one, standby()), (two, Failure::transient("refused"))]);
-        assert_eq!(silent.proof(), Proof::Silent);
+        assert!(silent.is_silence(), "{silent}");
         let login = || Failure::permanent("wrong password");
         assert!(none_fits(PostgresTarget::Primary, vec![(one, login()), (two, login())]).is_permanent());
         assert!(!none_fits(PostgresTarget::Primary, vec![(one, login()), (two, standby())]).is_permanent());
