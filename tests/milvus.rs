@@ -151,6 +151,9 @@ async fn an_answer_that_proves_nothing_is_told() {
             2 => "<html>log in</html>".into_response(),
             3 => (StatusCode::BAD_GATEWAY, r#"{"code":200}"#).into_response(),
             4 => r#"{"code":200}"#.into_response(),
+            // The server's own timeout, after which it goes on.
+            5 => (StatusCode::REQUEST_TIMEOUT, r#"{"code":408,"message":"request timeout"}"#).into_response(),
+            6 => r#"{"code":65535,"message":"context deadline exceeded"}"#.into_response(),
             _ => (StatusCode::NOT_FOUND, "<html>").into_response(),
         };
         async move { answer }
@@ -161,7 +164,7 @@ async fn an_answer_that_proves_nothing_is_told() {
     let milvus = pool.milvus().within(SOON).await.unwrap();
     let bars = milvus.collection("bars");
     let rows = [MilvusRow::new(&[1.0])];
-    for said in 1..=4 {
+    for said in 1..=6 {
         mode.store(said, Ordering::SeqCst);
         let error = bars.insert(&rows).within(SOON).await.unwrap_err();
         assert!(matches!(error, Error::OutcomeUnknown { .. }), "{said}: {error:?}");
@@ -178,7 +181,7 @@ async fn an_answer_that_proves_nothing_is_told() {
         eventually(SOON, async || is(health).await).await;
     }
     // A status such as 404 says that nothing was stored.
-    mode.store(5, Ordering::SeqCst);
+    mode.store(7, Ordering::SeqCst);
     let error = bars.insert(&rows).within(SOON).await.unwrap_err();
     assert!(matches!(error, Error::Operation { .. }), "{error:?}");
 }

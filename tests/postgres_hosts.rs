@@ -128,7 +128,8 @@ async fn writes_go_on_at_a_standby_that_is_promoted() {
     for is_frozen in [false, true] {
         let (primary, standby) = pair();
         let mut options = unhurried();
-        options.probe = resource_pool::config::Options::default().probe;
+        // The promise is that of these defaults.
+        (options.probe, options.connect_timeout) = (Options::default().probe, Options::default().connect_timeout);
         let pool = pool_of(both(&primary, &standby), options);
         let load = Load::begin(&pool).await;
         load.more(20).await;
@@ -229,9 +230,11 @@ fn servers_that_cannot_be_used_are_refused() {
         let Err(Error::Config { key: found, problem: told }) = built else { panic!("{built:?}") };
         assert!(found == key && told.contains(problem), "{found}: {told}");
     }
-    // A URL of the environment is another cluster's.
-    let text = "[postgres]\nhost = 'a'\nhosts = ['b']\ntarget = 'prefer-standby'";
-    let pool: ResourcePool =
-        ResourcePool::builder().environment([("POSTGRES_URL", "postgres://c/d")]).config_str(text).build().unwrap();
-    assert_eq!(&*pool.status().resource("postgres").unwrap().endpoint, "postgres://c:5432/d");
+    // A place of the environment is another cluster's.
+    let text = "[postgres]\nhost = 'a'\nhosts = ['b']\ndatabase = 'd'\ntarget = 'prefer-standby'";
+    for variable in [("POSTGRES_URL", "postgres://c/d"), ("POSTGRES_HOST", "c")] {
+        let builder = ResourcePool::builder().environment([variable]).config_str(text);
+        let pool: ResourcePool = builder.build().unwrap();
+        assert_eq!(&*pool.status().resource("postgres").unwrap().endpoint, "postgres://c:5432/d");
+    }
 }

@@ -346,7 +346,7 @@ async fn one_row_of_an_endless_answer_is_enough() {
 async fn a_lock_that_is_held_for_long_is_no_loss() {
     let mut options = unhurried();
     (options.probe.interval, options.probe.strikes) = (Duration::from_millis(10), 2);
-    (options.health.each, options.health.all) = (SOON, SOON);
+    (options.health.each, options.health.all, options.health.cache) = (SOON, SOON, Duration::ZERO);
     let path = path("locked");
     let patient = || config(&path).wal(false).busy_timeout(LOCKED);
     drop(pool(patient()).await.close_all().await);
@@ -476,7 +476,7 @@ async fn the_time_of_a_stream_that_dropped_ends_no_statement_of_the_driver() {
 async fn threads_that_hang_keep_connections_from_being_opened_and_cut_none() {
     let mut options = unhurried();
     (options.probe.interval, options.probe.limit, options.probe.strikes) = (Duration::from_millis(10), SOON, 2);
-    (options.health.each, options.health.all) = (SOON, SOON);
+    (options.health.each, options.health.all, options.health.cache) = (SOON, SOON, Duration::ZERO);
     let config = config(&path("hanging")).busy_timeout(LOCKED);
     let pool = pool_of(config.clone(), options);
     let mut writer = pool.sqlite().await.unwrap();

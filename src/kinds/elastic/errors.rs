@@ -44,6 +44,9 @@ impl ElasticError {
 impl fmt::Display for ElasticError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the server answered {}", self.status)?;
+        if self.status.is_redirection() {
+            return f.write_str("; see that `url` leads to the server itself");
+        }
         for told in [&self.kind, &self.reason].into_iter().filter(|told| !told.is_empty()) {
             write!(f, ": {}", OneLine(told))?;
         }

@@ -101,11 +101,15 @@ pub(super) fn answered(error: Error) -> Error {
     Error::Operation { resource: Arc::clone(resource), action: action.clone(), source }
 }
 
-/// Whether this answer proves that nothing was done: it has the server's code for an error, or a status that says so.
+/// Whether this answer proves that nothing was done: it has a code for a request that was not begun, or a status that says
+/// so. The server goes on with a request after it has told its own timeout.
 pub(super) fn is_refused(error: &Error) -> bool {
     let Error::Operation { source, .. } = error else { return false };
-    let status = source.downcast_ref::<HttpStatusError>();
-    source.is::<MilvusError>() || status.is_some_and(|told| told.status.is_client_error())
+    let is_refusal = |status: StatusCode| status.is_client_error() && status != StatusCode::REQUEST_TIMEOUT;
+    match (source.downcast_ref::<MilvusError>(), source.downcast_ref::<HttpStatusError>()) {
+        (Some(told), _) => told.fault != MilvusFault::Other,
+        (None, told) => told.is_some_and(|told| is_refusal(told.status)),
+    }
 }
 
 /// The error of a verb that the server answered by a code that is an error, or by something else than its interface has.

@@ -400,7 +400,11 @@ impl KindConfig for PostgresConfig {
 
     fn set(&mut self, part: Part, key: &str, text: &str) -> Result<(), Error> {
         match part {
-            Part::Host => host(key, text)?.clone_into(&mut self.host),
+            Part::Host => {
+                host(key, text)?.clone_into(&mut self.host);
+                // They are of another cluster.
+                self.hosts.clear();
+            }
             Part::Port => self.port = port(key, text)?,
             Part::User => text.clone_into(&mut self.user),
             Part::Password => self.password = Some(text.into()),
@@ -457,6 +461,7 @@ impl KindConfig for PostgresConfig {
     }
 
     fn resource(&self, name: &str) -> Result<PostgresResource, Error> {
-        Ok(PostgresResource::new(self.settled(name)?))
+        // A copy of the configuration may seek another role, and so another server.
+        Ok(PostgresResource::new(PostgresConfig { last: LastServer::default(), ..self.settled(name)? }))
     }
 }

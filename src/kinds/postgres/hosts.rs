@@ -125,8 +125,8 @@ pub(super) fn split(url: &str) -> (String, Vec<String>) {
 /// Opens a connection to the first server that fits the target. Each one has an equal part of the limit to answer in.
 ///
 /// # Errors
-/// A transient failure if none fits and one of them is silent, for that one may be the one that is sought. Otherwise all
-/// have answered, and the failure says so.
+/// None fits. A server that is full may be the one that is sought, and it lives. Otherwise one that is silent may be that.
+/// Trouble of this process proves nothing. If all have answered, the failure says so.
 ///
 /// # Cancel safety
 /// Cancelling closes the connection.
@@ -151,7 +151,7 @@ pub(super) async fn open(
                 return Ok(connection);
             }
             Ok(Ok(RoleAnswer::Primary(connection))) => {
-                spare = spare.or(Some(connection));
+                spare = spare.or(Some((connection, at)));
                 continue;
             }
             Ok(Ok(RoleAnswer::Another(role))) => Failure::refused(format!("it is {role}")),
@@ -161,7 +161,10 @@ pub(super) async fn open(
         failures.push((server, failure));
     }
     match spare {
-        Some(connection) => Ok(connection),
+        Some((connection, at)) => {
+            config.last.0.store(at, Relaxed);
+            Ok(connection)
+        }
         None => Err(none_fits(target, failures)),
     }
 }
@@ -200,12 +203,18 @@ async fn ask(
 }
 
 fn none_fits(target: PostgresTarget, failures: Vec<(&PostgresServer, Failure)>) -> Failure {
+    let is_unasked = failures.iter().any(|(_, failure)| failure.is_unasked());
     let is_silent = failures.iter().any(|(_, failure)| failure.is_silence());
     let is_permanent = failures.iter().all(|(_, failure)| failure.is_permanent());
     let is_full = failures.iter().any(|(_, failure)| failure.is_full);
     let told: Vec<_> = failures.into_iter().map(|(server, failure)| format!("{server}: {failure}")).collect();
     let text = format!("no {target} can be reached: {}", told.join("; "));
-    let failure = if is_silent { Failure::transient(text) } else { Failure::refused(text) };
+    let failure = match () {
+        () if is_full => Failure::refused(text),
+        () if is_unasked => Failure::unasked(text),
+        () if is_silent => Failure::transient(text),
+        () => Failure::refused(text),
+    };
     Failure { is_full, ..failure.with_permanent(is_permanent) }
 }
 
@@ -237,6 +246,12 @@ mod tests {
         assert!(all.to_string().contains("no primary can be reached: h1:5432: it is a standby; h2:5432"), "{all}");
         let silent = none_fits(PostgresTarget::Primary, vec![(one, standby()), (two, Failure::transient("refused"))]);
         assert!(silent.is_silence(), "{silent}");
+        let dead = || Failure::transient("refused");
+        let full =
+            none_fits(PostgresTarget::Primary, vec![(one, Failure { is_full: true, ..standby() }), (two, dead())]);
+        assert!(full.is_full && !full.is_silence() && !full.is_unasked(), "{full}");
+        let own = none_fits(PostgresTarget::Primary, vec![(one, Failure::unasked("no descriptors")), (two, dead())]);
+        assert!(own.is_unasked(), "{own}");
         let login = || Failure::permanent("wrong password");
         assert!(none_fits(PostgresTarget::Primary, vec![(one, login()), (two, login())]).is_permanent());
         assert!(!none_fits(PostgresTarget::Primary, vec![(one, login()), (two, standby())]).is_permanent());

@@ -120,8 +120,8 @@ impl<'a, D: SqlKind> SqlTransaction<'a, D> {
         if !self.line.committed_unseen {
             return Ok(());
         }
-        let why =
-            "a statement of it, such as CREATE TABLE, has committed what came before: only the rest is rolled back";
+        let why = "a statement of it, such as CREATE TABLE, commits the transaction: what came before it and behind it \
+                   may stay";
         Err(self.line.refused("rolling a transaction back", why))
     }
 

@@ -288,6 +288,7 @@ impl<M: Manage> Loan<M> {
         match opened {
             Ok(late) if is_late => Ok(Err(late)),
             Ok(connection) => {
+                state.unheard = None;
                 let mut entry = self.core.entry(&mut state, connection);
                 entry.idle = self.idle_since;
                 self.entry = Some(entry);
