@@ -262,7 +262,7 @@ async fn a_tenant_or_database_that_is_not_there_is_told_at_once() {
         let Error::Connect(connect) = &error else { panic!("{error:?}") };
         assert!(connect.permanent && connect.attempts == 1 && error.to_string().contains("set `tenant`"), "{error}");
     }
-    // One that was created is found.
+    // A database that was created is found.
     let pool = pool(server);
     let chroma = pool.chroma().await.unwrap();
     let http = pool.http_with("bare", HttpConfig::url(server.url())).await.unwrap();

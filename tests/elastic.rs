@@ -202,7 +202,7 @@ async fn a_scroll_gives_all_hits_page_by_page_up_to_its_limit() {
         assert!(numbers.iter().copied().eq(0..numbers.len() as u64), "{numbers:?}");
         assert!(scroll.next().within(SOON).await.is_none());
     }
-    // One that the server has closed by itself is an error, and not an end.
+    // A scroll that the server has closed by itself is an error, and not an end.
     let brief = ElasticConfig::url(shared(Kind::Elastic).url()).scroll_keep(Duration::from_millis(1)).scroll_size(5);
     let brief = pool.elastic_with("brief", brief).within(SOON).await.unwrap();
     let mut scroll = brief.scroll::<Value>("scrolled", &json!({}), 25).within(SOON).await.unwrap();

@@ -330,7 +330,7 @@ async fn there_are_so_many_requests_at_a_time_and_the_others_wait() {
     drop(answers);
     gate.let_through(1);
     third.within(SOON).await.unwrap().unwrap();
-    // One that is complete frees its place before its end is asked for.
+    // A body that is complete frees its place before its end is asked for.
     let mut whole = http.get("/health").send().await.unwrap();
     assert_eq!(&*whole.chunk().await.unwrap().unwrap(), b"fine");
     until_used(&pool, 0, 0).await;

@@ -131,7 +131,7 @@ impl Stream for ChatStream {
 struct ChoicesInStream {
     /// How many the chat asked for.
     asked_for: u64,
-    /// Those that have begun and not ended.
+    /// The choices that have begun and not ended.
     open: BTreeSet<u64>,
     ended: BTreeSet<u64>,
 }

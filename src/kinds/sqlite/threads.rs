@@ -78,7 +78,7 @@ mod tests {
             hanging.push(running);
             waits.push(awaited);
         }
-        // Those that somebody waits for are no reason to refuse.
+        // Threads that somebody waits for are no reason to refuse.
         waits.truncate(FEW + 1);
         assert!(threads.begin(1).is_ok());
         waits.truncate(FEW);
