@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use crate::net::url::{host, host_port, port};
+use crate::net::url::{host, host_port, name_and_port, port};
 
 /// The address of one server, as an endpoint has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,11 +103,7 @@ fn is_socket(scheme: &str) -> bool {
 /// The hosts with their ports. `None` if any of them is neither a name nor an address, or its port is none.
 fn nodes(hosts: &str) -> Option<Vec<NodeAddress<'_>>> {
     let node = |text| {
-        let (name, number) = match str::rsplit_once(text, ':') {
-            // The last colon of an address in brackets is a part of it.
-            Some((name, number)) if !number.ends_with(']') => (name, Some(number)),
-            _ => (text, None),
-        };
+        let (name, number) = name_and_port(text);
         let port = number.map(|number| port("", number)).transpose().ok()?;
         Some(NodeAddress { host: host("", name).ok()?, port, is_socket: false })
     };

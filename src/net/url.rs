@@ -139,6 +139,15 @@ pub fn host<'a>(key: &str, text: &'a str) -> Result<&'a str, Error> {
     Err(Error::config(key, problem))
 }
 
+/// The parts of `host:port`, of which the port may be missing.
+pub fn name_and_port(text: &str) -> (&str, Option<&str>) {
+    match text.rsplit_once(':') {
+        // The last colon of an address in brackets is a part of it.
+        Some((name, number)) if !number.ends_with(']') => (name, Some(number)),
+        _ => (text, None),
+    }
+}
+
 /// Parses a port. The port 0 is none.
 ///
 /// # Errors

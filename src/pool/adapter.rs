@@ -54,7 +54,7 @@ pub use crate::net::parts::{Field, Names, Part, Protection};
 pub use crate::net::tls::RequestTls;
 #[cfg(feature = "streams")]
 pub use crate::net::tls::{Blocking, Stream, Tls};
-pub use crate::net::url::{LOGIN, ParsedUrl, host, host_port, one_reading, port};
+pub use crate::net::url::{LOGIN, ParsedUrl, host, host_port, name_and_port, one_reading, port};
 
 /// The parts of TLS for kinds whose driver has a TLS client of its own.
 pub mod tls {

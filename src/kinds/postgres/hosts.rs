@@ -16,7 +16,7 @@ use crate::base::error::{Error, Failure};
 use crate::base::runtime::within;
 use crate::kinds::postgres::config::PostgresConfig;
 use crate::kinds::sql::SqlConfig as _;
-use crate::net::url::{host, host_port, port};
+use crate::net::url::{host, host_port, name_and_port, port};
 
 /// The role that a server must have for a connection to be opened to it. The names are those of libpq's
 /// `target_session_attrs`.
@@ -71,7 +71,7 @@ impl fmt::Display for PostgresTarget {
 pub(super) struct LastServer(Arc<AtomicUsize>);
 
 impl LastServer {
-    /// The one of these servers that fitted last.
+    /// The one of these servers that fitted last. There is at least one, that of `host`.
     pub(super) fn of(&self, mut servers: Vec<PostgresServer>) -> PostgresServer {
         servers.swap_remove(self.0.load(Relaxed) % servers.len())
     }
@@ -96,11 +96,7 @@ impl PostgresServer {
     /// # Errors
     /// [`Error::Config`] of this key.
     pub(super) fn parse(key: &str, text: &str) -> Result<Self, Error> {
-        let (name, number) = match text.trim().rsplit_once(':') {
-            // The last colon of an address in brackets is a part of it.
-            Some((name, number)) if !number.ends_with(']') => (name, Some(number)),
-            _ => (text, None),
-        };
+        let (name, number) = name_and_port(text.trim());
         let port = number.map_or(Ok(5432), |number| port(key, number))?;
         Ok(PostgresServer { host: host(key, name)?.to_owned(), port })
     }
